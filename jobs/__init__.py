@@ -1,0 +1,1 @@
+"""Command-line jobs: argv to config to one function call."""

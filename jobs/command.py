@@ -1,0 +1,74 @@
+"""Commands: argv to config to one function call, with logging and exit codes; and the `vitok` program."""
+
+import time
+
+_STARTED = time.perf_counter()  # before everything else, so that the run record can say what imports cost
+
+import importlib  # noqa: E402
+import logging  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Callable, Sequence  # noqa: E402
+from typing import TypeVar  # noqa: E402
+
+Config = TypeVar("Config")
+
+COMMANDS = {
+    "prepare": ("jobs.prepare_corpus", "media to clip shards"),
+    "train": ("jobs.train_tokenizer", "clip shards to a tokenizer"),
+    "encode": ("jobs.encode_corpus", "clip shards and a tokenizer to a latent store"),
+    "audit": ("jobs.audit_reconstruction", "how well a tokenizer gives clips back, with a report"),
+    "verify": ("jobs.verify_store", "prove that a store is whole"),
+    "demo": ("jobs.run_demo", "the whole chain on photographs and clips from installed packages"),
+}
+"""Commands of `vitok`: module and what it does. `python jobs/NAME.py` runs the same."""
+
+EXIT_FAILED = 1
+"""The work was done and its answer is no: a store that is not whole."""
+EXIT_USAGE = 2
+"""A flag or an input cannot be used; the message says which."""
+EXIT_REFUSED = 3
+"""The output belongs to another run or another plan."""
+
+
+def run(config_class: type[Config], function: Callable[[Config, float], int], argv: Sequence[str] | None = None) -> int:
+    """Parse flags into a config, call the job with it and the seconds spent importing, and return its exit code.
+
+    What a user can mend is one message without a traceback; everything else is a programming fault and keeps its own.
+    """
+    import tyro
+
+    from pipeline.store.plan import RunRefusedError
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        config = tyro.cli(config_class, args=argv, config=(tyro.conf.FlagConversionOff,))
+        return function(config, time.perf_counter() - _STARTED)
+    except RunRefusedError as error:
+        return _fail(error, EXIT_REFUSED)
+    except (ValueError, FileNotFoundError) as error:
+        return _fail(error, EXIT_USAGE)
+
+
+def main() -> int:
+    """The `vitok` program: `vitok COMMAND FLAGS`."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        sys.stdout.write(_usage())
+        return 0
+    if name not in COMMANDS:
+        sys.stderr.write(f"vitok: no command {name!r}\n\n{_usage()}")
+        return EXIT_USAGE
+    module, _ = COMMANDS[name]
+    sys.argv = [f"vitok {name}", *sys.argv[2:]]
+    code: int = importlib.import_module(module).main()
+    return code
+
+
+def _usage() -> str:
+    lines = [f"  {name:8} {purpose}\n" for name, (_, purpose) in COMMANDS.items()]
+    return "usage: vitok COMMAND [FLAGS]\n\n" + "".join(lines) + "\n`vitok COMMAND --help` lists its flags.\n"
+
+
+def _fail(error: Exception, code: int) -> int:
+    sys.stderr.write(f"error: {error}\n")
+    return code

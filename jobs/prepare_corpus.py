@@ -1,0 +1,21 @@
+"""Prepare a corpus: decode and resize media into tubelet-ready clip shards."""
+
+import sys
+
+from jobs.command import run
+from pipeline.runs.prepare import PrepareConfig, prepare
+
+
+def prepare_corpus(config: PrepareConfig, imports_seconds: float) -> int:
+    """Run the job."""
+    prepare(config, imports_seconds=imports_seconds)
+    return 0
+
+
+def main() -> int:
+    """Entry point."""
+    return run(PrepareConfig, prepare_corpus)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

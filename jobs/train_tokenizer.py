@@ -1,0 +1,21 @@
+"""Train a tokenizer: ViTok, stage 1, on clip shards."""
+
+import sys
+
+from jobs.command import run
+from pipeline.training.tokenizer import TrainConfig, train
+
+
+def train_tokenizer(config: TrainConfig, imports_seconds: float) -> int:
+    """Run the job."""
+    train(config, imports_seconds=imports_seconds)
+    return 0
+
+
+def main() -> int:
+    """Entry point."""
+    return run(TrainConfig, train_tokenizer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""From media to clip shards, checkpoints, latent stores and audits, on Ray."""

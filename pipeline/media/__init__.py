@@ -1,0 +1,1 @@
+"""Media in, uint8 clips out."""

@@ -1,0 +1,1 @@
+"""Where planned shards meet Ray Data."""

@@ -1,0 +1,199 @@
+"""A planned run, start to end: claim, plan or resume, work, fold, and the record of it. The one path of every job."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from pipeline.runs.cluster import connect
+from pipeline.runs.progress import Progress
+from pipeline.runs.record import RunRecord, recorded
+from pipeline.runs.shards import Workers, run_shards
+from pipeline.stages.stage import ShardStage
+from pipeline.store.claim import claim
+from pipeline.store.documents import write_json
+from pipeline.store.files import TEMPORARY_FOLDER, Folder
+from pipeline.store.ledger import ShardRecord, read_ledger, write_index
+from pipeline.store.plan import Plan, PlannedShard
+from schemas.metadata import FORMAT_VERSION, STORE_FILE
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What tells one planned job from another."""
+
+    name: str
+    """Also the plan's: "prepare", "encode", "audit"."""
+    store_format: str
+    identity: Mapping[str, object]
+    """Everything that can change an output byte."""
+    make_plan: Callable[[RunRecord], Plan]
+    """Called once in the life of an output folder, with Ray connected."""
+    make_stage: Callable[[], ShardStage]
+    """Picklable; called in each worker."""
+    workers: Callable[[], Workers]
+    """Called with Ray connected."""
+    describe: Callable[[Plan, Sequence[ShardRecord]], Mapping[str, object]]
+    """The job's own keys of `store.json`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSummary:
+    """What a run did and what its store now holds."""
+
+    planned: int
+    stored: int
+    filtered: int
+    rejected: int
+    reasons: Mapping[str, int]
+    shards: int
+    resumed_shards: int
+    """Shards that an earlier run had committed."""
+    resumed_clips: int
+    size_bytes: int
+    worked_clips: int
+    """Clips that this run put through."""
+    work_seconds: float
+    """Wall time from the first shard handed out to the last one committed."""
+
+    @property
+    def clips_per_second(self) -> float | None:
+        """Rate of this run; None where there was nothing left to do."""
+        return self.worked_clips / self.work_seconds if self.worked_clips else None
+
+
+def run_planned(
+    job: Job, *, config: object, output: Folder, imports_seconds: float = 0.0, break_claim: bool = False
+) -> RunSummary:
+    """Run a job on its output folder, or go on where an earlier run ended.
+
+    Raises:
+        RunRefusedError: Another run holds the folder, or it was planned for something else.
+    """
+    with (
+        claim(output, break_claim=break_claim),
+        recorded(output, job=job.name, config=config, imports_seconds=imports_seconds) as record,
+    ):
+        output.remove(TEMPORARY_FOLDER)  # what a killed run left half-written
+        plan = _plan_or_resume(job, output, record)
+        committed = read_ledger(output)
+        pending = [shard for shard in plan.shards if shard.index not in committed]
+        resumed = list(committed.values())
+        if resumed:
+            logger.info(
+                "%s: %d of %d shards (%d clips) were already committed in %s",
+                job.name,
+                len(resumed),
+                len(plan.shards),
+                sum(shard.planned for shard in resumed),
+                output.url,
+            )
+        if pending:
+            with record.phase("ray"):
+                connect()
+            with record.phase("work"):
+                committed |= _work(job, plan, pending, resumed, record)
+        records = [committed[shard.index] for shard in plan.shards]
+        if pending or not output.exists(STORE_FILE):
+            with record.phase("fold"):
+                _fold(job, plan, records, output)
+        summary = _summarise(plan, records, resumed, record)
+        output.remove(TEMPORARY_FOLDER)
+        record.counts |= {key: value for key, value in asdict(summary).items() if key != "work_seconds"}
+        logger.info(
+            "%s: %d clips planned = %d stored + %d filtered + %d rejected, in %s",
+            job.name,
+            summary.planned,
+            summary.stored,
+            summary.filtered,
+            summary.rejected,
+            output.url,
+        )
+        return summary
+
+
+def _plan_or_resume(job: Job, output: Folder, record: RunRecord) -> Plan:
+    plan = Plan.load(output)
+    if plan is not None:
+        plan.check(folder=output, job=job.name, identity=job.identity)
+        return plan
+    with record.phase("ray"):
+        connect()
+    with record.phase("plan"):
+        plan = job.make_plan(record)
+    logger.info("%s: planned %d clips in %d shards", job.name, plan.counts.planned, len(plan.shards))
+    return plan
+
+
+def _work(
+    job: Job,
+    plan: Plan,
+    pending: Sequence[PlannedShard],
+    resumed: Sequence[ShardRecord],
+    record: RunRecord,
+) -> dict[int, ShardRecord]:
+    done: dict[int, ShardRecord] = {}
+    rejected = sum(shard.rejected for shard in resumed) + plan.counts.rejected
+    with Progress(job.name, total=plan.counts.clips, done=sum(shard.planned for shard in resumed)) as progress:
+        for report in run_shards(pending, job.make_stage, job.workers()):
+            done[report.record.index] = report.record
+            rejected += report.record.rejected
+            record.add_worker_seconds(report.seconds)
+            progress.advance(
+                report.record.planned,
+                note=f"{len(resumed) + len(done)}/{len(plan.shards)} shards, {rejected} rejected",
+            )
+    return done
+
+
+def _fold(job: Job, plan: Plan, records: Sequence[ShardRecord], output: Folder) -> None:
+    index = write_index(output, records)
+    buckets: dict[str, dict[str, int]] = {}
+    for shard in records:
+        bucket = buckets.setdefault(shard.bucket, {"shards": 0, "clips": 0, "size_bytes": 0})
+        bucket["shards"] += 1
+        bucket["clips"] += shard.stored
+        bucket["size_bytes"] += shard.file.size_bytes if shard.file else 0
+    write_json(
+        output,
+        STORE_FILE,
+        {
+            "format": job.store_format,
+            "format_version": FORMAT_VERSION,
+            "fingerprint": plan.fingerprint,
+            "counts": _counts(plan, records),
+            "buckets": buckets,
+            "index": index.to_json(),
+            **job.describe(plan, records),
+        },
+    )
+
+
+def _counts(plan: Plan, records: Sequence[ShardRecord]) -> dict[str, int]:
+    return {
+        "planned": plan.counts.planned,
+        "stored": sum(shard.stored for shard in records),
+        "filtered": sum(shard.filtered for shard in records) + plan.counts.filtered,
+        "rejected": sum(shard.rejected for shard in records) + plan.counts.rejected,
+    }
+
+
+def _summarise(
+    plan: Plan, records: Sequence[ShardRecord], resumed: Sequence[ShardRecord], record: RunRecord
+) -> RunSummary:
+    reasons = dict(plan.counts.reasons)
+    for shard in records:
+        for reason, count in shard.reasons.items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    resumed_clips = sum(shard.planned for shard in resumed)
+    return RunSummary(
+        **_counts(plan, records),
+        reasons=reasons,
+        shards=len(records),
+        resumed_shards=len(resumed),
+        resumed_clips=resumed_clips,
+        size_bytes=sum(shard.file.size_bytes for shard in records if shard.file),
+        worked_clips=plan.counts.clips - resumed_clips,
+        work_seconds=record.seconds.get("work", 0.0),
+    )

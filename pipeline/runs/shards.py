@@ -1,0 +1,65 @@
+"""Planned shards through Ray Data: an actor pool, one shard a call, committed by the worker that made it."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.stages.stage import ShardReport, ShardStage
+from pipeline.store.ledger import ShardRecord
+from pipeline.store.plan import PlannedShard
+
+_MAX_BLOCKS = 4096
+"""Blocks of one dataset. A block is a task to Ray Data, and reports when it ends: one shard each as long as there are
+no more shards than this."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workers:
+    """How many workers, and what each takes of the cluster. Changes no output byte."""
+
+    count: int
+    cpus: float = 1
+    gpus: float = 0
+
+
+class _ShardWorker:
+    """The Ray Data side of a stage: one row in (a planned shard), one row out (its report)."""
+
+    def __init__(self, make_stage: Callable[[], ShardStage]) -> None:
+        self._stage = make_stage()
+
+    def __call__(self, batch: dict[str, NDArray[np.object_]]) -> dict[str, NDArray[np.str_]]:
+        (text,) = batch["shard"]
+        row = json.loads(text)
+        report = self._stage(PlannedShard(**row | {"sources": tuple(row["sources"])}))
+        document = {"record": report.record.to_json(), "seconds": dict(report.seconds)}
+        return {"report": np.array([json.dumps(document)])}
+
+
+def run_shards(
+    shards: Sequence[PlannedShard], make_stage: Callable[[], ShardStage], workers: Workers
+) -> Iterator[ShardReport]:
+    """Process shards on the connected cluster; reports come as shards are committed, in any order.
+
+    A worker that dies is replaced and its shard done again, by Ray; an exception of the stage ends the run.
+    """
+    import ray.data
+
+    dataset = ray.data.from_items(
+        [{"shard": json.dumps(asdict(shard))} for shard in shards],
+        override_num_blocks=min(len(shards), _MAX_BLOCKS),
+    ).map_batches(
+        _ShardWorker,
+        fn_constructor_args=(make_stage,),
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=min(workers.count, len(shards))),
+        num_cpus=workers.cpus,
+        num_gpus=workers.gpus,
+    )
+    for row in dataset.iter_rows():
+        document = json.loads(row["report"])
+        yield ShardReport(record=ShardRecord.from_json(document["record"]), seconds=document["seconds"])

@@ -1,0 +1,1 @@
+"""What is done to one shard; no Ray here."""

@@ -1,0 +1,113 @@
+"""Encode a shard: clips in, posteriors out, non-finite ones rejected, channel moments summed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.media.reject import RejectClip
+from pipeline.stages.stage import ShardReport, StepClock, reject_clip
+from pipeline.stages.tokenizer import Inference, Tokenizer
+from pipeline.store.clipshard import Clip
+from pipeline.store.files import Folder
+from pipeline.store.latentshard import SUFFIXES, LatentShardWriter, ParquetLatentWriter, StoreFormat, TarLatentWriter
+from pipeline.store.ledger import OutcomeRow, commit_shard
+from pipeline.store.moments import ChannelMoments
+from pipeline.store.plan import PlannedShard
+from schemas.latent import latent_schema
+from schemas.outcome import Reason, Stage
+from vitok.config import Grid
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentFormat:
+    """How posteriors are stored; part of the fingerprint."""
+
+    format: StoreFormat = "parquet"
+    dtype: str = "float16"
+    columns: tuple[str, ...] = ("mean",)
+
+
+class EncodeShard:
+    """Posterior of every clip of a planned shard, written as one latent shard."""
+
+    def __init__(
+        self, *, source: Folder, output: Folder, tokenizer_url: str, inference: Inference, latent: LatentFormat
+    ) -> None:
+        clock = StepClock()
+        with clock.step("weights"):
+            self._tokenizer = Tokenizer(tokenizer_url, inference)
+        self._start_seconds = clock.seconds
+        self._source = source
+        self._output = output
+        self._latent = latent
+
+    def __call__(self, shard: PlannedShard) -> ShardReport:
+        """Encode, write and commit one shard."""
+        clock = StepClock()
+        clock.seconds, self._start_seconds = self._start_seconds, {}
+        channels = self._tokenizer.config.latent_channels
+        moments = ChannelMoments.empty(channels)
+        outcomes: list[OutcomeRow] = []
+        path = shard.name + SUFFIXES[self._latent.format]
+        with self._output.stage(path) as staged:
+            writer = self._writer(staged.stream, shard)
+            chunks = self._tokenizer.batches(self._source, shard)
+            while True:
+                with clock.step("decode"):
+                    clips = next(chunks, None)
+                if clips is None:
+                    break
+                with clock.step("encode"):
+                    values, views = self._posteriors(clips)
+                with clock.step("write"):
+                    for row, clip in enumerate(clips):
+                        finite = all(np.isfinite(view[row]).all() for view in views.values())
+                        if finite:
+                            writer.write(clip.metadata, {name: array[row] for name, array in values.items()})
+                            moments = moments.merge(ChannelMoments.of(views["mean"][row]))
+                        else:
+                            moments = moments.merge(ChannelMoments.nonfinite(views["mean"][row]))
+                            error = RejectClip(Reason.NONFINITE_LATENT, f"NaN or Inf in {self._latent.dtype}")
+                            outcomes.append(reject_clip(error, clip.metadata, Stage.ENCODE))
+            with clock.step("commit"):
+                writer.close()
+                file = staged.commit() if writer.num_clips else None
+        with clock.step("commit"):
+            record = commit_shard(
+                self._output,
+                shard,
+                file=file,
+                stored=writer.num_clips,
+                outcomes=outcomes,
+                sums={"moments": moments.to_json()},
+            )
+        return ShardReport(record=record, seconds=clock.seconds)
+
+    def _writer(self, stream: BinaryIO, shard: PlannedShard) -> LatentShardWriter:
+        if self._latent.format == "webdataset":
+            return TarLatentWriter(stream, columns=self._latent.columns, dtype=self._latent.dtype)
+        grid = Grid.parse(shard.bucket.removeprefix("grid="))
+        shape = (grid.frames, grid.height, grid.width, self._tokenizer.config.latent_channels)
+        return ParquetLatentWriter(
+            stream, latent_schema(shape=shape, dtype=self._latent.dtype, columns=self._latent.columns)
+        )
+
+    def _posteriors(
+        self, clips: Sequence[Clip]
+    ) -> tuple[dict[str, NDArray[np.generic]], dict[str, NDArray[np.float32]]]:
+        """By column: the arrays to store, [B, T', H', W', K], and what they are worth after rounding, as float32."""
+        posterior = self._tokenizer.encode(clips)
+        stored = {
+            name: getattr(posterior, name).to(getattr(torch, self._latent.dtype)) for name in self._latent.columns
+        }
+        views = {name: tensor.float().numpy() for name, tensor in stored.items()}
+        # numpy has no bfloat16: its 16 bits travel as uint16.
+        bits = {
+            name: (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+            for name, tensor in stored.items()
+        }
+        return bits, views

@@ -1,0 +1,1 @@
+"""Plans, ledgers, shards and stores on any file system."""

@@ -1,0 +1,39 @@
+"""JSON as the stores write it: one canonical form, so that equal values are equal bytes."""
+
+import hashlib
+import json
+from typing import cast
+
+from pipeline.store.files import FileRecord, Folder
+
+
+def canonical_json(value: object) -> bytes:
+    """Sorted keys, no NaN, newline at the end.
+
+    Raises:
+        ValueError: The value holds NaN or Inf.
+    """
+    return json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def fingerprint(value: object) -> str:
+    """Sha256 of a value's canonical JSON, in hex."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def read_json(folder: Folder, relative: str) -> dict[str, object]:
+    """An object from a JSON file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a JSON object.
+    """
+    value = json.loads(folder.read_bytes(relative))
+    if not isinstance(value, dict):
+        raise ValueError(f"{folder.path(relative)}: holds {type(value).__name__}, expected a JSON object")
+    return cast(dict[str, object], value)
+
+
+def write_json(folder: Folder, relative: str, value: object) -> FileRecord:
+    """Write a value as canonical JSON, whole or not at all."""
+    return folder.write_bytes(relative, canonical_json(value))

@@ -1,0 +1,173 @@
+"""Folders on any file system: whole files or none, and paths that cannot leave their folder."""
+
+import hashlib
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Self, cast
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+TEMPORARY_FOLDER = ".tmp"
+_BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileRecord:
+    """A committed file: path relative to its folder, size and hash of its bytes."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+    def to_json(self) -> dict[str, object]:
+        """The record as JSON-ready values."""
+        return {"path": self.path, "size_bytes": self.size_bytes, "sha256": self.sha256}
+
+    @classmethod
+    def from_json(cls, value: dict[str, object]) -> Self:
+        """Read `to_json`'s value."""
+        return cls(path=str(value["path"]), size_bytes=int(str(value["size_bytes"])), sha256=str(value["sha256"]))
+
+
+class StagedFile:
+    """A file being written under a temporary name; exists only after `commit`."""
+
+    def __init__(self, folder: "Folder", path: str, stream: BinaryIO) -> None:
+        self.stream = stream
+        self.record: FileRecord | None = None
+        self._folder = folder
+        self._path = path
+
+    def commit(self) -> FileRecord:
+        """Publish the bytes written so far under the final name, at once and whole."""
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        size_bytes, sha256 = digest_file(Path(self.stream.name))
+        self._folder._publish(Path(self.stream.name), self._path)
+        self.record = FileRecord(path=self._path, size_bytes=size_bytes, sha256=sha256)
+        return self.record
+
+
+class Folder:
+    """A folder named by a path or an fsspec URL; picklable, so it travels to workers."""
+
+    def __init__(self, url: str) -> None:
+        self.file_system, root = fsspec.core.url_to_fs(url)
+        self.root: str = root.rstrip("/")
+        self.is_local = isinstance(self.file_system, LocalFileSystem)
+        # Workers run in other directories: what travels must not depend on this one.
+        self.url = self.root if self.is_local else url.rstrip("/")
+
+    def __reduce__(self) -> tuple[type["Folder"], tuple[str]]:
+        return (Folder, (self.url,))
+
+    def __repr__(self) -> str:
+        return f"Folder({self.url!r})"
+
+    def path(self, relative: str) -> str:
+        """Full path of a file in this folder, as its file system names it.
+
+        Raises:
+            ValueError: The relative path would leave the folder.
+        """
+        parts = PurePosixPath(relative).parts
+        if not parts or relative.startswith("/") or ".." in parts or "\\" in relative or "\0" in relative:
+            raise ValueError(f"{relative!r} is not a path inside {self.url}")
+        return f"{self.root}/{relative}"
+
+    def subfolder(self, relative: str) -> "Folder":
+        """A folder inside this one."""
+        self.path(relative)
+        return Folder(f"{self.url}/{relative}")
+
+    def exists(self, relative: str) -> bool:
+        """Whether a file or folder of that name is there now."""
+        return bool(self.file_system.exists(self.path(relative)))
+
+    def read_bytes(self, relative: str) -> bytes:
+        """All bytes of a file.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        return cast(bytes, self.file_system.cat_file(self.path(relative)))
+
+    def open(self, relative: str) -> BinaryIO:
+        """A file for reading."""
+        return cast(BinaryIO, self.file_system.open(self.path(relative), "rb"))
+
+    def find(self, relative: str | None = None) -> list[str]:
+        """Paths of all files below, relative to this folder, sorted; empty where there is no such folder."""
+        start = self.root if relative is None else self.path(relative)
+        self.file_system.invalidate_cache(start)
+        if not self.file_system.exists(start):
+            return []
+        prefix = f"{self.root}/"
+        return sorted(str(name).removeprefix(prefix) for name in self.file_system.find(start))
+
+    def remove(self, relative: str) -> None:
+        """Delete a file, or a folder and what it holds; nothing happens where it is absent."""
+        if self.exists(relative):
+            self.file_system.rm(self.path(relative), recursive=True)
+
+    @contextmanager
+    def stage(self, relative: str) -> Iterator[StagedFile]:
+        """Write a file that appears whole on `commit`, or not at all.
+
+        Local: a temporary file beside, fsync, rename. Object stores: a local temporary file, then one upload.
+        """
+        final = self.path(relative)
+        if self.is_local:
+            temporary = Path(self.path(TEMPORARY_FOLDER)) / f"{uuid.uuid4().hex}-{PurePosixPath(final).name}"
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            descriptor, name = tempfile.mkstemp(prefix="vitok-")
+            os.close(descriptor)
+            temporary = Path(name)
+        try:
+            with temporary.open("wb") as stream:
+                yield StagedFile(self, relative, stream)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def write_bytes(self, relative: str, data: bytes) -> FileRecord:
+        """Write a whole file at once, replacing what was there."""
+        with self.stage(relative) as staged:
+            staged.stream.write(data)
+            return staged.commit()
+
+    def _publish(self, temporary: Path, relative: str) -> None:
+        final = self.path(relative)
+        if not self.is_local:
+            self.file_system.put_file(str(temporary), final)
+            return
+        Path(final).parent.mkdir(parents=True, exist_ok=True)
+        temporary.replace(final)
+        # Without this the name may be gone after a power cut although the bytes were synced.
+        descriptor = os.open(Path(final).parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def digest_file(path: Path) -> tuple[int, str]:
+    """Size in bytes and sha256 of a local file."""
+    with path.open("rb") as stream:
+        return digest_stream(stream)
+
+
+def digest_stream(stream: BinaryIO) -> tuple[int, str]:
+    """Size in bytes and sha256 of everything a stream gives."""
+    digest = hashlib.sha256()
+    size_bytes = 0
+    while block := stream.read(_BLOCK_BYTES):
+        digest.update(block)
+        size_bytes += len(block)
+    return size_bytes, digest.hexdigest()

@@ -1,0 +1,89 @@
+"""Latent shards: posteriors to Parquet or WebDataset (layout in schemas.latent)."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO, Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from schemas.clip import ClipMetadata
+from schemas.latent import CLIP_COLUMNS, ROW_GROUP_ROWS
+
+StoreFormat = Literal["parquet", "webdataset"]
+SUFFIXES: Mapping[StoreFormat, str] = {"parquet": ".parquet", "webdataset": ".tar"}
+
+
+class LatentShardWriter(Protocol):
+    """Appends latents to one file."""
+
+    num_clips: int
+
+    def write(self, metadata: ClipMetadata, values: Mapping[str, NDArray[np.generic]]) -> None:
+        """Append one clip: an array by latent column, already of the stored dtype (bfloat16 as uint16 bits)."""
+
+    def close(self) -> None:
+        """Write what is buffered and the end of the file; the stream stays open."""
+
+
+class ParquetLatentWriter:
+    """Fixed-size binary cells in row groups of `ROW_GROUP_ROWS`, uncompressed."""
+
+    def __init__(self, stream: BinaryIO, schema: pa.Schema) -> None:
+        self.num_clips = 0
+        self._schema = schema
+        self._latent_columns = schema.names[len(CLIP_COLUMNS) :]
+        self._rows: list[dict[str, object]] = []
+        self._writer = pq.ParquetWriter(
+            stream,
+            schema,
+            compression="none",
+            use_dictionary=["media_uri", "media_sha256"],
+            write_statistics=["key"],
+        )
+
+    def write(self, metadata: ClipMetadata, values: Mapping[str, NDArray[np.generic]]) -> None:
+        """Append one clip."""
+        self._rows.append(metadata.to_json() | {name: values[name].tobytes() for name in self._latent_columns})
+        self.num_clips += 1
+        if len(self._rows) == ROW_GROUP_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Write the last row group and the footer."""
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+
+class TarLatentWriter:
+    """One npy a latent column and one JSON a clip."""
+
+    def __init__(self, stream: BinaryIO, *, columns: Sequence[str], dtype: str) -> None:
+        import webdataset
+
+        self.num_clips = 0
+        self._columns = columns
+        self._dtype = dtype
+        self._tar = webdataset.TarWriter(stream, user="", group="", encoder=False, mtime=0)
+
+    def write(self, metadata: ClipMetadata, values: Mapping[str, NDArray[np.generic]]) -> None:
+        """Append one clip."""
+        for name in self._columns:
+            buffer = io.BytesIO()
+            np.save(buffer, values[name], allow_pickle=False)
+            self._tar.write({"__key__": metadata.key, f"{name}.npy": buffer.getvalue()})
+        document = json.dumps(metadata.to_json() | {"latent_dtype": self._dtype}, ensure_ascii=False, allow_nan=False)
+        self._tar.write({"__key__": metadata.key, "json": document.encode()})
+        self.num_clips += 1
+
+    def close(self) -> None:
+        """Write the end of the tar."""
+        self._tar.close()

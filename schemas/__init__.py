@@ -1,0 +1,1 @@
+"""Arrow schemas and metadata keys of everything on disk."""

@@ -1,0 +1,52 @@
+"""What a run must process: media, planned clips, planned shards; and the index of what was committed."""
+
+import pyarrow as pa
+
+MEDIA_SCHEMA = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),  # absolute path or URL
+        pa.field("kind", pa.string(), nullable=False),  # "image" or "video"
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),  # etag, or modification time
+    ]
+)
+"""Columns of `plan/media.parquet`: every media of the run, in order."""
+
+PLANNED_CLIP_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),  # unique; a safe file name
+        pa.field("media_uri", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("clip_index", pa.int64(), nullable=False),  # position of the clip in its media, from 0
+        pa.field("start_seconds", pa.float64()),  # after the first frame; null for an image
+        pa.field("end_seconds", pa.float64()),  # exclusive
+    ]
+)
+"""Columns of `plan/clips-NNNNN.parquet`: one row group is one shard, in shard order."""
+
+PLANNED_SHARD_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.int64(), nullable=False),  # position in the plan, from 0
+        pa.field("bucket", pa.string(), nullable=False),  # "grid=4x16x16"
+        pa.field("num_clips", pa.int64(), nullable=False),
+        pa.field("sources", pa.list_(pa.string()), nullable=False),  # clip shards this one is made of; [] in prepare
+    ]
+)
+"""Columns of `plan/shards.parquet`."""
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.int64(), nullable=False),
+        pa.field("bucket", pa.string(), nullable=False),
+        pa.field("planned", pa.int64(), nullable=False),  # = stored + filtered + rejected
+        pa.field("stored", pa.int64(), nullable=False),
+        pa.field("filtered", pa.int64(), nullable=False),
+        pa.field("rejected", pa.int64(), nullable=False),
+        pa.field("path", pa.string()),  # relative to the store; null where nothing was stored
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string()),
+        pa.field("outcomes_path", pa.string()),  # null where everything was stored
+        pa.field("outcomes_sha256", pa.string()),
+    ]
+)
+"""Columns of `index.parquet`: one row a shard, in plan order."""

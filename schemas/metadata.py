@@ -1,0 +1,81 @@
+"""Names and versions of what is on disk, and the strict check that says what differs."""
+
+from collections.abc import Mapping
+
+FORMAT_VERSION = 1
+"""Version of every folder layout below; readers refuse another one."""
+
+CLIP_STORE_FORMAT = "vitok-clips"
+LATENT_STORE_FORMAT = "vitok-latents"
+AUDIT_FORMAT = "vitok-audit"
+
+STORE_FILE = "store.json"
+"""Written last: a folder with it is a finished store. Keys: format, format_version, fingerprint, counts, buckets,
+index and, by format: preprocessing (clips); tokenizer, latent, preprocessing, normalisation (latents); protocol,
+metrics (audit)."""
+
+INDEX_FILE = "index.parquet"
+"""The ledger folded into one table (schemas.manifest.INDEX_SCHEMA); `store.json` holds its sha256."""
+
+PLAN_FILE = "plan/plan.json"
+"""Written when the plan is whole: format_version, job, fingerprint, identity (what the fingerprint hashes), counts."""
+
+MEDIA_FILE = "plan/media.parquet"
+SHARDS_FILE = "plan/shards.parquet"
+PLAN_OUTCOMES_FILE = "plan/outcomes.parquet"
+"""Media that ended while planning: no shard holds a clip of theirs."""
+
+CLAIM_FILE = "claim.json"
+"""Present while a run writes here: who holds the folder."""
+
+RUNS_FOLDER = "runs"
+"""One folder a run: config.json (resolved) and record.json (times, counts). The only files that differ between two
+runs of one plan."""
+
+SHARDS_PER_PLAN_FILE = 1000
+"""Planned clips stand in `plan/clips-NNNNN.parquet`, one row group a shard, this many shards a file."""
+
+
+def clips_file(shard_index: int) -> tuple[str, int]:
+    """Path of the plan file that holds a shard's clips, and the row group inside it."""
+    return f"plan/clips-{shard_index // SHARDS_PER_PLAN_FILE:05d}.parquet", shard_index % SHARDS_PER_PLAN_FILE
+
+
+def ledger_file(shard_index: int) -> str:
+    """Path of a shard's ledger record; a thousand to a folder, so that no folder grows without bound."""
+    return f"ledger/{shard_index // 1000:05d}/{shard_index:08d}.json"
+
+
+def differences(expected: Mapping[str, object], found: Mapping[str, object], prefix: str = "") -> list[str]:
+    """Lines "key: EXPECTED, now FOUND" for every leaf that differs; empty where both agree.
+
+    >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
+    ['a.b: 1, now 2']
+    """
+    lines = []
+    for key in sorted(expected.keys() | found.keys()):
+        name = f"{prefix}{key}"
+        if key not in expected:
+            lines.append(f"{name}: absent, now {found[key]!r}")
+        elif key not in found:
+            lines.append(f"{name}: {expected[key]!r}, now absent")
+        else:
+            old, new = expected[key], found[key]
+            if isinstance(old, Mapping) and isinstance(new, Mapping):
+                lines += differences(old, new, f"{name}.")
+            elif old != new:
+                lines.append(f"{name}: {old!r}, now {new!r}")
+    return lines
+
+
+def check_format(document: Mapping[str, object], *, format_name: str, where: str) -> None:
+    """Refuse a document of another format or version.
+
+    Raises:
+        ValueError: Says what was found, what was expected and where.
+    """
+    found = (document.get("format"), document.get("format_version"))
+    if found != (format_name, FORMAT_VERSION):
+        raise ValueError(
+            f"{where}: format {found[0]!r} version {found[1]!r}, expected {format_name!r} version {FORMAT_VERSION}"
+        )

@@ -1,0 +1,1 @@
+"""ViTok: a Vision Transformer auto-encoder, its metrics and the reader of its latent stores."""

@@ -1,0 +1,1 @@
+"""Reading latent stores in a plain PyTorch program."""

@@ -1,0 +1,83 @@
+"""The index of a latent store: which shards there are and where each sample lies. Needs no schema package."""
+
+import hashlib
+import io
+import json
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+import fsspec
+import pyarrow.parquet as pq
+
+FORMAT = "vitok-latents"
+FORMAT_VERSION = 1
+STORE_FILE = "store.json"
+INDEX_FILE = "index.parquet"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentShard:
+    """One committed file of latents of one grid."""
+
+    path: str
+    """Relative to the store."""
+    grid: tuple[int, int, int]
+    """Tubelets along time, height and width."""
+    num_clips: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LatentIndex:
+    """What `store.json` and `index.parquet` say."""
+
+    document: Mapping[str, object]
+    shards: tuple[LatentShard, ...]
+    offsets: tuple[int, ...]
+    """Global position of each shard's first clip, and the total at the end."""
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """Shard index and row of a global position.
+
+        Raises:
+            IndexError: The position is outside the store.
+        """
+        if not 0 <= position < self.offsets[-1]:
+            raise IndexError(f"position {position} is outside a store of {self.offsets[-1]} clips")
+        shard = bisect_right(self.offsets, position) - 1
+        return shard, position - self.offsets[shard]
+
+
+def read_index(url: str) -> LatentIndex:
+    """Read a store's index: two small files, whatever the store holds.
+
+    Raises:
+        ValueError: There is no finished latent store, or it is of another version, or its index is damaged.
+    """
+    file_system, root = fsspec.core.url_to_fs(url)
+    try:
+        document = json.loads(file_system.cat_file(f"{root}/{STORE_FILE}"))
+    except FileNotFoundError:
+        raise ValueError(f"{url} holds no {STORE_FILE}: no finished latent store is there") from None
+    found = (document.get("format"), document.get("format_version"))
+    if found != (FORMAT, FORMAT_VERSION):
+        raise ValueError(
+            f"{url}: format {found[0]!r} version {found[1]!r}, expected {FORMAT!r} version {FORMAT_VERSION}"
+        )
+    data = file_system.cat_file(f"{root}/{INDEX_FILE}")
+    if hashlib.sha256(data).hexdigest() != document["index"]["sha256"]:
+        raise ValueError(f"{url}: {INDEX_FILE} is not the index that {STORE_FILE} was written with: damaged")
+    rows = pq.read_table(io.BytesIO(data), columns=["path", "bucket", "stored"]).to_pylist()
+    shards = tuple(
+        LatentShard(path=row["path"], grid=_parse_grid(row["bucket"]), num_clips=row["stored"])
+        for row in rows
+        if row["path"] is not None
+    )
+    offsets = tuple(accumulate((shard.num_clips for shard in shards), initial=0))
+    return LatentIndex(document=document, shards=shards, offsets=offsets)
+
+
+def _parse_grid(bucket: str) -> tuple[int, int, int]:
+    frames, height, width = bucket.removeprefix("grid=").split("x")
+    return int(frames), int(height), int(width)

@@ -1,0 +1,1 @@
+"""How reconstructions are measured."""

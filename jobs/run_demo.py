@@ -46,6 +46,7 @@ NUM_FRAMES = 8
 TUBELET = "4x8"
 VARIANT = f"N-T/{TUBELET}"  # 192 wide, 2 + 4 blocks: learns something on two cores in a minute or two
 SHARD_SIZE = 8
+BATCH_SIZE = 16
 READ_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ def chain(root: Path, *, steps: int, imports_seconds: float = 0.0) -> DemoResult
             variant=VARIANT,
             latent_channels=16,
             max_steps=steps,
-            batch_size=16,
+            batch_size=BATCH_SIZE,
             learning_rate=2.4e-2,  # 1.5e-3 at 16 clips: small models take, and on few steps need, more than the paper's
             precision="bfloat16",
             threads_per_worker=2,
@@ -225,8 +226,10 @@ def _rate(summary: RunSummary) -> str:
 def _training(summary: TrainSummary) -> str:
     if not summary.steps:
         return f"all {summary.resumed_steps} steps were already taken"
-    rate = summary.steps / summary.seconds
-    return f"{summary.steps} steps in {summary.seconds:.0f} s, {rate:.1f} steps/s, workers' start included"
+    rate = summary.steps * BATCH_SIZE / summary.seconds
+    return (
+        f"{summary.steps} steps of {BATCH_SIZE} in {summary.seconds:.0f} s, {rate:.1f} clips/s, workers' start included"
+    )
 
 
 def _package_files(package: str, names: tuple[str, ...]) -> Iterator[Path]:

@@ -52,12 +52,14 @@ class ClipMetadata:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, object]) -> Self:
+    def from_json(cls, value: object) -> Self:
         """Read `to_json`'s value.
 
         Raises:
-            ValueError: A key is missing or unknown, or the clip's key is not a safe name.
+            ValueError: It is no object, a key is missing or unknown, or the clip's key is not a safe name.
         """
+        if not isinstance(value, dict):
+            raise ValueError(f"clip metadata: got {type(value).__name__}, expected a JSON object")
         expected = {field.name for field in fields(cls)}
         if set(value) != expected:
             raise ValueError(
@@ -65,4 +67,4 @@ class ClipMetadata:
             )
         if KEY_PATTERN.fullmatch(str(value["key"])) is None:
             raise ValueError(f"clip metadata: key {value['key']!r} does not match {KEY_PATTERN.pattern}")
-        return cls(**value)  # type: ignore[arg-type]
+        return cls(**value)

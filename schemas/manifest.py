@@ -47,6 +47,7 @@ INDEX_SCHEMA = pa.schema(
         pa.field("sha256", pa.string()),
         pa.field("outcomes_path", pa.string()),  # null where everything was stored
         pa.field("outcomes_sha256", pa.string()),
+        pa.field("record_sha256", pa.string(), nullable=False),  # of the shard's ledger record
     ]
 )
 """Columns of `index.parquet`: one row a shard, in plan order."""

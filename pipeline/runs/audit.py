@@ -3,50 +3,26 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Literal
 
-from pipeline.report.page import write_audit_page
-from pipeline.runs.encode import check_tubelet, inference_workers, plan_over_clips
+from pipeline.runs.clips import TokenizerRunConfig, open_run
 from pipeline.runs.planned import Job, RunSummary, run_planned
-from pipeline.runs.shards import Workers
-from pipeline.store.documents import fingerprint as hash_document
-from pipeline.store.files import Folder
+from pipeline.store.documents import fingerprint
 from pipeline.store.index import open_store
 from pipeline.store.ledger import ShardRecord
 from pipeline.store.plan import Plan
-from schemas.metadata import AUDIT_FORMAT, CLIP_STORE_FORMAT, FORMAT_VERSION
+from schemas.metadata import AUDIT_FORMAT, FORMAT_VERSION
 
 REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AuditConfig:
+class AuditConfig(TokenizerRunConfig):
     """Measure how well a tokenizer gives clips back."""
 
-    shards: str
-    """Clip store that prepare_corpus wrote: path or URL."""
-    tokenizer: str
-    """Folder with config.json and model.safetensors: path or URL."""
-    output: str
-    """Folder of the audit: path or URL."""
     metrics: str = "psnr,ssim"
     """Names of metrics, with commas between."""
     num_examples: int = 8
     """Clips pictured in the report: half of them the worst, half the best by the first metric."""
-    shard_size: int = 8192
-    """Clips of one shard of the audit."""
-    batch_size: int = 8
-    """Clips of one forward pass."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the forward pass."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the model runs."""
-    threads_per_worker: int = 1
-    """CPU threads and CPUs of one worker."""
-    num_workers: int = 0
-    """Workers; 0 fills the cluster. Changes no output byte."""
-    break_claim: bool = False
-    """Take over an object-store folder whose run is known to be dead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,79 +37,62 @@ class AuditResult:
 
 
 def audit(config: AuditConfig, *, imports_seconds: float = 0.0) -> AuditResult:
-    """Run the job; see `run_planned` for what is raised.
+    """Run the job; see `run_planned` and `open_run` for what is raised.
 
     Raises:
-        ValueError: The shards or the tokenizer are not there or do not fit each other, or a metric is unknown.
+        ValueError: A metric is unknown.
     """
     from pipeline.report.examples import worst_and_best
+    from pipeline.report.page import write_audit_page
     from pipeline.stages.reconstruct import ReconstructShard
-    from pipeline.stages.tokenizer import Inference, Tokenizer
+    from pipeline.stages.tokenizer import Tokenizer
     from vitok.metrics.registry import parse_metrics
-    from vitok.model.checkpoint import fingerprint, load_checkpoint
 
-    output = Folder(config.output)
     metrics = parse_metrics(config.metrics)
-    source = open_store(Folder(config.shards), format_name=CLIP_STORE_FORMAT)
-    tokenizer_url = Folder(config.tokenizer).url
-    model = load_checkpoint(tokenizer_url)
-    check_tubelet(source, str(model.config.tubelet), config.tokenizer)
-    inference = Inference(
-        batch_size=config.batch_size,
-        precision=config.precision,
-        device=config.device,
-        threads=config.threads_per_worker,
-    )
+    run = open_run(config)
     protocol = {
         "format_version": FORMAT_VERSION,
-        "clips": source.identity,
-        "preprocessing": source.document["preprocessing"],
-        "tokenizer": fingerprint(model),
+        "clips": run.source.identity,
+        "preprocessing": run.source.document["preprocessing"],
+        "tokenizer": run.tokenizer_fingerprint,
         "metrics": list(metrics),
         "latent": "posterior mean",
         "rounding": "clamp to [-1, 1], round half to even to uint8",
-        "inference": asdict(inference),
+        "inference": asdict(run.inference),
         "shard_size": config.shard_size,
     }
 
     def describe(_plan: Plan, records: Sequence[ShardRecord]) -> dict[str, object]:
-        return {
-            "protocol": protocol | {"id": hash_document(protocol)},
-            "metrics": _means(records, metrics),
-        }
+        return {"protocol": protocol | {"id": fingerprint(protocol)}, "metrics": _means(records, metrics)}
 
     job = Job(
         name="audit",
         store_format=AUDIT_FORMAT,
         identity=protocol,
-        make_plan=partial(plan_over_clips, "audit", protocol, source, output, config.shard_size),
+        make_plan=partial(run.plan, "audit", protocol),
         make_stage=partial(
             ReconstructShard,
-            source=source.folder,
-            output=output,
-            tokenizer_url=tokenizer_url,
-            inference=inference,
+            source=run.source.folder,
+            output=run.output,
+            tokenizer_url=run.tokenizer_url,
+            inference=run.inference,
             metrics=metrics,
         ),
-        workers=partial(_workers, config),
+        workers=run.workers,
         describe=describe,
     )
     summary = run_planned(
-        job, config=config, output=output, imports_seconds=imports_seconds, break_claim=config.break_claim
+        job, config=config, output=run.output, imports_seconds=imports_seconds, break_claim=config.break_claim
     )
-    store = open_store(output, format_name=AUDIT_FORMAT)
-    pictured = replace(inference, batch_size=1, device="cpu")
+    store = open_store(run.output, format_name=AUDIT_FORMAT)
+    pictured = replace(run.inference, batch_size=1, device="cpu")
     examples = worst_and_best(
-        store, source, partial(Tokenizer, tokenizer_url, pictured), metrics=metrics, count=config.num_examples
+        store, run.source, partial(Tokenizer, run.tokenizer_url, pictured), metrics=metrics, count=config.num_examples
     )
-    write_audit_page(output, REPORT_FILE, document=store.document, examples=examples)
+    write_audit_page(run.output, REPORT_FILE, document=store.document, examples=examples)
     means = store.document["metrics"]
     assert isinstance(means, dict)
-    return AuditResult(summary=summary, means=means["all"], report=output.path(REPORT_FILE))
-
-
-def _workers(config: AuditConfig) -> Workers:
-    return inference_workers(config.num_workers, config.threads_per_worker, config.device)
+    return AuditResult(summary=summary, means=means["all"], report=run.output.path(REPORT_FILE))
 
 
 def _means(records: Sequence[ShardRecord], metrics: Sequence[str]) -> dict[str, object]:

@@ -136,7 +136,9 @@ def _work(
     done: dict[int, ShardRecord] = {}
     rejected = sum(shard.rejected for shard in resumed) + plan.counts.rejected
     with Progress(job.name, total=plan.counts.clips, done=sum(shard.planned for shard in resumed)) as progress:
-        for report in run_shards(pending, job.make_stage, job.workers()):
+        workers = job.workers()
+        record.counts["workers"] = min(workers.count, len(pending))
+        for report in run_shards(pending, job.make_stage, workers):
             done[report.record.index] = report.record
             rejected += report.record.rejected
             record.add_worker_seconds(report.seconds)

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.store.files import Folder
 from pipeline.store.plan import RunRefusedError
@@ -53,7 +54,7 @@ def _local_claim(folder: Folder, holder: bytes) -> Iterator[None]:
             stream.close()
             raise _refusal(folder, name, "Wait for it, or stop it.") from None
         # Between open and lock a finishing holder may have removed the file: then this lock guards nothing.
-        if path.exists() and os.fstat(stream.fileno()).st_ino == path.stat().st_ino:
+        if _is_named(stream, path):
             break
         stream.close()
     with stream:
@@ -64,6 +65,14 @@ def _local_claim(folder: Folder, holder: bytes) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _is_named(stream: BinaryIO, path: Path) -> bool:
+    """Whether an open file is the one that the path names now."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,14 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.media.image import PILLOW_FAILURES
 from schemas.clip import KEY_PATTERN, ClipMetadata
+
+_NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '\|u1', 'fortran_order': False, "
+    rb"'shape': \((\d{1,9}), (\d{1,9}), (\d{1,9}), (3)\), \} *\n",
+    re.DOTALL,
+)
 
 CodecName = Literal["jpeg", "png", "raw"]
 
@@ -91,11 +99,11 @@ def read_clips(stream: BinaryIO, *, where: str) -> Iterator[Clip]:
     Raises:
         ValueError: The shard is not what this module writes: damaged, foreign, or with a hostile key.
     """
-    for key, members in _samples(stream, where):
+    for key, members in read_samples(stream, where=where):
         try:
             metadata = ClipMetadata.from_json(json.loads(members["json"]))
             pixels = _decode_pixels(members)
-        except (KeyError, ValueError, OSError, EOFError) as error:
+        except (KeyError, ValueError) as error:
             raise ValueError(f"{where}: clip {key!r} cannot be read: {error}") from error
         if metadata.key != key or pixels.shape != (metadata.num_frames, metadata.height, metadata.width, 3):
             raise ValueError(
@@ -107,10 +115,15 @@ def read_clips(stream: BinaryIO, *, where: str) -> Iterator[Clip]:
 
 def read_keys(stream: BinaryIO, *, where: str) -> list[str]:
     """Keys of a tar shard's samples, in order, without decoding them."""
-    return [key for key, _ in _samples(stream, where)]
+    return [key for key, _ in read_samples(stream, where=where)]
 
 
-def _samples(stream: BinaryIO, where: str) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+def read_samples(stream: BinaryIO, *, where: str) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+    """Key and members by extension of each sample of a tar shard, in order.
+
+    Raises:
+        ValueError: The tar is damaged or cut off, or a member is not KEY.EXTENSION with a safe key.
+    """
     current: str | None = None
     members: dict[str, bytes] = {}
     try:
@@ -126,6 +139,10 @@ def _samples(stream: BinaryIO, where: str) -> Iterator[tuple[str, Mapping[str, b
                 content = tar.extractfile(entry)
                 assert content is not None
                 members[extension] = content.read()
+            # tarfile takes a damaged or missing header for the end; the true end is two blocks of zeros.
+            assert tar.fileobj is not None
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise ValueError(f"{where}: not a whole tar: it ends in the midst of its members")
     except tarfile.TarError as error:
         raise ValueError(f"{where}: not a whole tar: {error}") from error
     if current is not None:
@@ -135,7 +152,7 @@ def _samples(stream: BinaryIO, where: str) -> Iterator[tuple[str, Mapping[str, b
 def _encode_pixels(pixels: NDArray[np.uint8], codec: PixelCodec) -> Iterator[tuple[str, bytes]]:
     if codec.name == "raw":
         buffer = io.BytesIO()
-        np.save(buffer, pixels, allow_pickle=False)
+        np.save(buffer, np.ascontiguousarray(pixels), allow_pickle=False)
         yield "npy", buffer.getvalue()
         return
     for index, frame in enumerate(np.ascontiguousarray(pixels)):
@@ -150,10 +167,17 @@ def _encode_pixels(pixels: NDArray[np.uint8], codec: PixelCodec) -> Iterator[tup
 
 def _decode_pixels(members: Mapping[str, bytes]) -> NDArray[np.uint8]:
     if "npy" in members:
-        array: NDArray[np.uint8] = np.load(io.BytesIO(members["npy"]), allow_pickle=False)
-        return array
+        return _decode_npy(members["npy"])
     names = sorted(name for name in members if name != "json")
     return np.stack([_FRAME_DECODERS[name.rpartition(".")[2]](members[name]) for name in names])
+
+
+def _decode_npy(data: bytes) -> NDArray[np.uint8]:
+    # Not numpy.load: it opens zip archives and pickles too, and evaluates the header.
+    header = _NPY_HEADER.match(data)
+    if header is None:
+        raise ValueError("not an npy of C-ordered uint8 [T, H, W, 3]")
+    return np.frombuffer(data, np.uint8, offset=header.end()).reshape([int(length) for length in header.groups()])
 
 
 def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
@@ -162,8 +186,11 @@ def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
 
 
 def _decode_png(data: bytes) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-        return np.asarray(image)
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            return np.asarray(image)
+    except (*PILLOW_FAILURES, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a whole PNG: {error}") from error
 
 
 _FRAME_DECODERS: Mapping[str, Callable[[bytes], NDArray[np.uint8]]] = {"jpg": _decode_jpeg, "png": _decode_png}

@@ -26,9 +26,12 @@ def read_json(folder: Folder, relative: str) -> dict[str, object]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not a JSON object.
+        ValueError: The file is not a JSON object; the file is named.
     """
-    value = json.loads(folder.read_bytes(relative))
+    try:
+        value = json.loads(folder.read_bytes(relative))
+    except ValueError as error:
+        raise ValueError(f"{folder.path(relative)}: is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{folder.path(relative)}: holds {type(value).__name__}, expected a JSON object")
     return cast(dict[str, object], value)

@@ -27,6 +27,7 @@ class IndexRow:
     sha256: str | None
     outcomes_path: str | None
     outcomes_sha256: str | None
+    record_sha256: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -78,7 +78,7 @@ class TarLatentWriter:
         """Append one clip."""
         for name in self._columns:
             buffer = io.BytesIO()
-            np.save(buffer, values[name], allow_pickle=False)
+            np.save(buffer, np.ascontiguousarray(values[name]), allow_pickle=False)
             self._tar.write({"__key__": metadata.key, f"{name}.npy": buffer.getvalue()})
         document = json.dumps(metadata.to_json() | {"latent_dtype": self._dtype}, ensure_ascii=False, allow_nan=False)
         self._tar.write({"__key__": metadata.key, "json": document.encode()})

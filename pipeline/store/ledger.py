@@ -7,7 +7,7 @@ from typing import Self, cast
 
 import pyarrow as pa
 
-from pipeline.store.documents import write_json
+from pipeline.store.documents import fingerprint, write_json
 from pipeline.store.files import FileRecord, Folder
 from pipeline.store.plan import PlannedShard, write_table
 from schemas.manifest import INDEX_SCHEMA
@@ -131,28 +131,29 @@ def write_outcomes(folder: Folder, path: str, rows: Sequence[OutcomeRow]) -> Fil
 
 def read_ledger(folder: Folder) -> dict[int, ShardRecord]:
     """All committed shards by index, in index order."""
-    paths = folder.find("ledger")
-    contents = folder.file_system.cat([folder.path(path) for path in paths]) if paths else {}
-    records = (ShardRecord.from_json(json.loads(contents[name])) for name in sorted(contents))
+    records = (ShardRecord.from_json(json.loads(data)) for data in folder.read_many(folder.find("ledger")))
     return {record.index: record for record in records}
 
 
 def write_index(folder: Folder, records: Iterable[ShardRecord]) -> FileRecord:
     """Fold records, in plan order, into the store's index."""
-    rows = [
-        {
-            "shard": record.index,
-            "bucket": record.bucket,
-            "planned": record.planned,
-            "stored": record.stored,
-            "filtered": record.filtered,
-            "rejected": record.rejected,
-            "path": record.file.path if record.file else None,
-            "size_bytes": record.file.size_bytes if record.file else 0,
-            "sha256": record.file.sha256 if record.file else None,
-            "outcomes_path": record.outcomes.path if record.outcomes else None,
-            "outcomes_sha256": record.outcomes.sha256 if record.outcomes else None,
-        }
-        for record in records
-    ]
-    return write_table(folder, INDEX_FILE, pa.Table.from_pylist(rows, schema=INDEX_SCHEMA))
+    table = pa.Table.from_pylist([index_row(record) for record in records], schema=INDEX_SCHEMA)
+    return write_table(folder, INDEX_FILE, table)
+
+
+def index_row(record: ShardRecord) -> dict[str, object]:
+    """What the index says of a shard (`schemas.manifest.INDEX_SCHEMA`)."""
+    return {
+        "shard": record.index,
+        "bucket": record.bucket,
+        "planned": record.planned,
+        "stored": record.stored,
+        "filtered": record.filtered,
+        "rejected": record.rejected,
+        "path": record.file.path if record.file else None,
+        "size_bytes": record.file.size_bytes if record.file else 0,
+        "sha256": record.file.sha256 if record.file else None,
+        "outcomes_path": record.outcomes.path if record.outcomes else None,
+        "outcomes_sha256": record.outcomes.sha256 if record.outcomes else None,
+        "record_sha256": fingerprint(record.to_json()),
+    }

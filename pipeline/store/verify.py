@@ -1,25 +1,28 @@
 """What must be true of a finished store: accounting, hashes, coverage of the plan, and samples that decode."""
 
+import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.store.clipshard import read_clips, read_keys
-from pipeline.store.documents import read_json
+from pipeline.store.clipshard import read_clips, read_keys, read_samples
+from pipeline.store.documents import fingerprint, read_json
 from pipeline.store.files import FileRecord, Folder, digest_stream
 from pipeline.store.index import IndexRow, Store, open_store
-from pipeline.store.ledger import ShardRecord
-from pipeline.store.plan import Plan, PlannedShard, read_planned_clips
+from pipeline.store.ledger import ShardRecord, index_row
+from pipeline.store.plan import Plan, PlannedShard, RunRefusedError, read_planned_clips
 from schemas.metadata import (
     AUDIT_FORMAT,
     CLIP_STORE_FORMAT,
     LATENT_STORE_FORMAT,
+    PLAN_FILE,
     PLAN_OUTCOMES_FILE,
     STORE_FILE,
     clips_file,
@@ -46,10 +49,19 @@ def open_any_store(folder: Folder) -> Store:
 
 def check_totals(store: Store) -> list[str]:
     """Problems of the whole: planned = stored + filtered + rejected, in the plan, the index and `store.json` alike."""
-    plan = Plan.load(store.folder)
+    try:
+        plan = Plan.load(store.folder)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, RunRefusedError) as error:
+        return [f"the plan cannot be read: {error}"]
     if plan is None:
         return ["the plan is missing"]
     problems = []
+    if plan.fingerprint != fingerprint(plan.identity):
+        problems.append(f"{PLAN_FILE}: fingerprint {plan.fingerprint} is not that of its identity")
+    # Shards made of another store's shards have no clips of their own in the plan.
+    for path in sorted({clips_file(shard.index)[0] for shard in plan.shards if not shard.sources}):
+        if not store.folder.exists(path):
+            problems.append(f"{path}: is missing")
     if plan.fingerprint != store.document["fingerprint"]:
         problems.append(f"store.json has fingerprint {store.document['fingerprint']}, the plan {plan.fingerprint}")
     planned = [(shard.index, shard.bucket, shard.num_clips) for shard in plan.shards]
@@ -75,21 +87,24 @@ def check_totals(store: Store) -> list[str]:
 
 
 def stray_files(store: Store) -> list[str]:
-    """Files in bucket folders that no ledger record knows."""
-    known = {row.path for row in store.rows}
-    found = [path for path in store.folder.find() if path.startswith("grid=")]
+    """Shards, outcomes and ledger records that the index does not know."""
+    known = {path for row in store.rows for path in (row.path, row.outcomes_path, ledger_file(row.shard))}
+    found = [path for path in store.folder.find() if path.startswith(("grid=", "ledger/", "outcomes/"))]
     return [f"{path}: not in the index" for path in found if path not in known]
 
 
 def check_shard(folder: Folder, row: IndexRow, *, sample: int) -> list[str]:
     """Problems of one shard: its record, its bytes, its keys against the plan, and a few clips decoded."""
     try:
-        record = ShardRecord.from_json(read_json(folder, ledger_file(row.shard)))
-    except (OSError, ValueError, KeyError) as error:
+        data = folder.read_bytes(ledger_file(row.shard))
+    except OSError as error:
         return [f"shard {row.shard}: ledger record cannot be read: {error}"]
+    if hashlib.sha256(data).hexdigest() != row.record_sha256:
+        return [f"shard {row.shard}: {ledger_file(row.shard)} is not the record that the index was made of"]
+    record = ShardRecord.from_json(json.loads(data))
     problems = []
-    if _indexed(record) != row:
-        problems.append(f"shard {row.shard}: the ledger says {_indexed(record)}, the index {row}")
+    if index_row(record) != asdict(row):
+        problems.append(f"shard {row.shard}: the ledger says {index_row(record)}, the index {row}")
     for file in (record.file, record.outcomes):
         if file is not None:
             problems += _check_bytes(folder, file)
@@ -99,22 +114,6 @@ def check_shard(folder: Folder, row: IndexRow, *, sample: int) -> list[str]:
         return _check_contents(folder, record, sample)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         return [f"shard {row.shard}: contents cannot be read: {error}"]
-
-
-def _indexed(record: ShardRecord) -> IndexRow:
-    return IndexRow(
-        shard=record.index,
-        bucket=record.bucket,
-        planned=record.planned,
-        stored=record.stored,
-        filtered=record.filtered,
-        rejected=record.rejected,
-        path=record.file.path if record.file else None,
-        size_bytes=record.file.size_bytes if record.file else 0,
-        sha256=record.file.sha256 if record.file else None,
-        outcomes_path=record.outcomes.path if record.outcomes else None,
-        outcomes_sha256=record.outcomes.sha256 if record.outcomes else None,
-    )
 
 
 def _check_bytes(folder: Folder, file: FileRecord) -> list[str]:
@@ -184,18 +183,21 @@ def _check_sample(folder: Folder, path: str, sample: int) -> list[str]:
     with folder.open(path) as stream:
         if path.endswith(".parquet"):
             rows = next(pq.ParquetFile(stream).iter_batches(batch_size=sample))
-            return _nonfinite_cells(path, rows.schema, rows.to_pylist())
+            latents = ((str(row["key"]), _latent_cells(rows.schema, row)) for row in rows.to_pylist())
+            return _nonfinite(path, latents)
         if read_json(folder, STORE_FILE)["format"] == CLIP_STORE_FORMAT:
             for _ in islice(read_clips(stream, where=path), sample):
                 pass
-    return []
+            return []
+        samples = islice(read_samples(stream, where=path), sample)
+        return _nonfinite(path, ((key, _latent_members(members)) for key, members in samples))
 
 
-def _nonfinite_cells(path: str, schema: pa.Schema, rows: Sequence[Mapping[str, object]]) -> list[str]:
+def _nonfinite(path: str, latents: Iterable[tuple[str, Iterable[tuple[str, np.ndarray]]]]) -> list[str]:
     return [
-        f"{path}: {row['key']} has NaN or Inf in {name}"
-        for row in rows
-        for name, values in _latent_cells(schema, row)
+        f"{path}: {key} has NaN or Inf in {name}"
+        for key, columns in latents
+        for name, values in columns
         if not np.isfinite(values).all()
     ]
 
@@ -206,10 +208,18 @@ def _latent_cells(schema: pa.Schema, row: Mapping[str, object]) -> Iterator[tupl
             cell = row[field.name]
             assert isinstance(cell, bytes)
             dtype = field.metadata[b"dtype"].decode()
-            shape = json.loads(field.metadata[b"shape"])
-            if dtype == "bfloat16":
-                # The upper half of a float32.
-                values = (np.frombuffer(cell, np.uint16).astype(np.uint32) << 16).view(np.float32)
-            else:
-                values = np.frombuffer(cell, dtype)
-            yield field.name, values.reshape(shape)
+            values = np.frombuffer(cell, np.uint16 if dtype == "bfloat16" else dtype)
+            yield field.name, _as_numbers(values.reshape(json.loads(field.metadata[b"shape"])), dtype)
+
+
+def _latent_members(members: Mapping[str, bytes]) -> Iterator[tuple[str, np.ndarray]]:
+    dtype = json.loads(members["json"])["latent_dtype"]
+    for extension, data in members.items():
+        if extension.endswith(".npy"):
+            values = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+            yield extension.removesuffix(".npy"), _as_numbers(values, dtype)
+
+
+def _as_numbers(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Stored latents as numpy can compute with them: bfloat16 is the upper half of a float32."""
+    return (values.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else values

@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.runs.clips import check_tubelet
 from pipeline.runs.cluster import cluster_resource, connect
 from pipeline.runs.record import recorded
 from pipeline.store.claim import claim
@@ -89,7 +90,6 @@ def train(config: TrainConfig, *, imports_seconds: float = 0.0) -> TrainSummary:
         RunRefusedError: Another run holds the folder, or it was begun with other settings.
         ValueError: There is no clip store, it holds no clips, or it was cut for another tubelet.
     """
-    from pipeline.runs.encode import check_tubelet
     from pipeline.training.checkpoint import latest_step
     from pipeline.training.data import bucket_sizes
     from pipeline.training.loop import TOKENIZER_FOLDER
@@ -97,7 +97,7 @@ def train(config: TrainConfig, *, imports_seconds: float = 0.0) -> TrainSummary:
     output = Folder(config.output)
     autoencoder = AutoEncoderConfig.from_name(config.variant, latent_channels=config.latent_channels)
     store = open_store(Folder(config.shards), format_name=CLIP_STORE_FORMAT)
-    check_tubelet(store, str(autoencoder.tubelet), config.variant)
+    check_tubelet(store, str(autoencoder.tubelet), f"--variant {config.variant}")
     buckets = bucket_sizes(store)
     if not buckets:
         raise ValueError(f"{config.shards} holds no clips to train on")

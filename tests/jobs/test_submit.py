@@ -64,7 +64,7 @@ def submit(address, environment, *argv):
     return done
 
 
-def test_jobs_run_submitted_and_not_without_the_token(corpus, tokenizer, cluster, tmp_path):
+def test_jobs_run_submitted_with_the_token_and_full_paths(corpus, tokenizer, cluster, tmp_path):
     address, environment = cluster
     flags = ["--input", str(corpus / "coffee.png"), str(corpus / "bikes.mp4"), "--output", str(tmp_path / "clips")]
     flags += ["--resolution", "32", "--num-frames", "4", "--tubelet", "2x8", "--shard-size", "8"]
@@ -75,6 +75,10 @@ def test_jobs_run_submitted_and_not_without_the_token(corpus, tokenizer, cluster
     refused = submit(address, environment | {"RAY_AUTH_TOKEN": "f" * 64}, "jobs/encode_corpus.py", *flags)
     assert refused.returncode != 0
     assert not (tmp_path / "latents").exists()
+
+    lost = submit(address, environment, "jobs/encode_corpus.py", *flags[:-1], "latents")
+    assert lost.returncode != 0
+    assert "--output: 'latents' is relative" in lost.stdout
 
     done = submit(address, environment, "jobs/encode_corpus.py", *flags)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -60,6 +60,10 @@ def read_index(url: str) -> LatentIndex:
         document = json.loads(file_system.cat_file(f"{root}/{STORE_FILE}"))
     except FileNotFoundError:
         raise ValueError(f"{url} holds no {STORE_FILE}: no finished latent store is there") from None
+    except ValueError as error:
+        raise ValueError(f"{url}: {STORE_FILE} is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{url}: {STORE_FILE} holds {type(document).__name__}, expected a JSON object")
     found = (document.get("format"), document.get("format_version"))
     if found != (FORMAT, FORMAT_VERSION):
         raise ValueError(

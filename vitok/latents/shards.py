@@ -1,14 +1,13 @@
 """Latent shards to tensors: Parquet row groups and WebDataset tars."""
 
-import io
 import json
+import math
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -16,6 +15,11 @@ from torch import Tensor
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,96}")
+_NPY_DESCR = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4"}
+_NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '(<[fu]\d)', 'fortran_order': False, 'shape': \(([\d, ]+)\), \} *\n",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,25 +45,32 @@ def read_rows(
         latent_columns: Columns that hold latents.
 
     Raises:
-        ValueError: The shard's cells are not of that shape and dtype, or a key is no safe name.
+        ValueError: The shard is damaged, its cells are not of that shape and dtype, or a key is no safe name.
     """
     if path.endswith(".tar"):
         yield _read_tar(stream, path=path, shape=shape, dtype=dtype, latent_columns=latent_columns)
         return
-    file = pq.ParquetFile(stream)
-    for group in range(file.num_row_groups):
-        table = file.read_row_group(group)
+    for table in _row_groups(stream, path):
         latents = {
             name: _column_tensor(table.column(name), path=path, shape=shape, dtype=dtype) for name in latent_columns
         }
         yield LatentRows(latents=latents, columns=table.drop_columns(list(latent_columns)).to_pydict())
 
 
+def _row_groups(stream: BinaryIO, path: str) -> Iterator[pa.Table]:
+    try:
+        file = pq.ParquetFile(stream)
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: not a whole Parquet file: {error}") from error
+
+
 def _column_tensor(column: pa.ChunkedArray, *, path: str, shape: tuple[int, ...], dtype: str) -> Tensor:
     values = column.combine_chunks()
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(values.chunks)
-    size_bytes = DTYPES[dtype].itemsize * int(np.prod(shape))
+    size_bytes = DTYPES[dtype].itemsize * math.prod(shape)
     expected = pa.binary(size_bytes)
     if values.type != expected:
         raise ValueError(f"{path}: latent cells are {values.type}, expected {expected} for {dtype} {shape}")
@@ -72,23 +83,64 @@ def _column_tensor(column: pa.ChunkedArray, *, path: str, shape: tuple[int, ...]
 def _read_tar(
     stream: BinaryIO, *, path: str, shape: tuple[int, ...], dtype: str, latent_columns: Sequence[str]
 ) -> LatentRows:
-    arrays: dict[str, list[np.ndarray]] = {name: [] for name in latent_columns}
-    documents: list[dict[str, object]] = []
-    with tarfile.open(fileobj=stream, mode="r|") as tar:
-        for entry in tar:
-            key, _, extension = entry.name.partition(".")
-            content = tar.extractfile(entry)
-            if content is None or _KEY.fullmatch(key) is None:
-                raise ValueError(f"{path}: member {entry.name!r} is not KEY.EXTENSION with a safe key")
-            if extension == "json":
-                documents.append(json.loads(content.read()))
-            elif extension.removesuffix(".npy") in arrays:
-                arrays[extension.removesuffix(".npy")].append(np.load(io.BytesIO(content.read()), allow_pickle=False))
-    latents = {}
-    for name, values in arrays.items():
-        stacked = torch.from_numpy(np.stack(values)).view(DTYPES[dtype])
-        if tuple(stacked.shape) != (len(documents), *shape):
-            raise ValueError(f"{path}: {name} is {tuple(stacked.shape)}, expected {(len(documents), *shape)}")
-        latents[name] = stacked
-    names = [name for name in documents[0] if name != "latent_dtype"]
-    return LatentRows(latents=latents, columns={name: [entry[name] for entry in documents] for name in names})
+    cells: dict[str, list[bytes]] = {name: [] for name in latent_columns}
+    documents: list[Mapping[str, object]] = []
+    for key, members in _samples(stream, path):
+        try:
+            document = json.loads(members["json"])
+            for name in latent_columns:
+                cells[name].append(_npy_cell(members[f"{name}.npy"], shape=shape, dtype=dtype))
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path}: clip {key!r} cannot be read: {error}") from error
+        if not isinstance(document, dict) or document.pop("key", None) != key:
+            raise ValueError(f"{path}: clip {key!r} has the metadata of another, or none")
+        document.pop("latent_dtype", None)
+        documents.append({"key": key} | document)
+        if documents[-1].keys() != documents[0].keys():
+            raise ValueError(f"{path}: clip {key!r} has columns {sorted(document)}, others {sorted(documents[0])}")
+    if not documents:
+        raise ValueError(f"{path}: holds no clips")
+    latents = {
+        name: torch.frombuffer(bytearray(b"".join(values)), dtype=DTYPES[dtype]).reshape(len(values), *shape)
+        for name, values in cells.items()
+    }
+    return LatentRows(latents=latents, columns={name: [entry[name] for entry in documents] for name in documents[0]})
+
+
+def _samples(stream: BinaryIO, path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Key and members by extension of each sample, in order."""
+    current: str | None = None
+    members: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            for entry in tar:
+                key, dot, extension = entry.name.partition(".")
+                if not entry.isfile() or not dot or _KEY.fullmatch(key) is None:
+                    raise ValueError(f"{path}: member {entry.name!r} is not KEY.EXTENSION with a safe key")
+                if current is not None and key != current:
+                    yield current, members
+                    members = {}
+                current = key
+                content = tar.extractfile(entry)
+                assert content is not None
+                members[extension] = content.read()
+            # tarfile takes a damaged or missing header for the end; the true end is two blocks of zeros.
+            assert tar.fileobj is not None
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise ValueError(f"{path}: not a whole tar: it ends in the midst of its members")
+    except tarfile.TarError as error:
+        raise ValueError(f"{path}: not a whole tar: {error}") from error
+    if current is not None:
+        yield current, members
+
+
+def _npy_cell(data: bytes, *, shape: tuple[int, ...], dtype: str) -> bytes:
+    """The numbers of an npy. Not numpy.load: it opens zip archives and pickles too, and evaluates the header."""
+    header = _NPY_HEADER.match(data)
+    found = None if header is None else (header[1].decode(), header[2].decode().replace(" ", "").strip(","))
+    if header is None or found != (_NPY_DESCR[dtype], ",".join(map(str, shape))):
+        raise ValueError(f"npy holds {found or 'something else'}, expected C-ordered {_NPY_DESCR[dtype]} {shape}")
+    cell = data[header.end() :]
+    if len(cell) != DTYPES[dtype].itemsize * math.prod(shape):
+        raise ValueError(f"npy holds {len(cell)} bytes of {_NPY_DESCR[dtype]} {shape}")
+    return cell

@@ -160,13 +160,18 @@ class LatentStore:
 
     def _read(self, shard: LatentShard) -> Iterator[LatentRows]:
         with cast(BinaryIO, self._file_system.open(f"{self._root}/{shard.path}", "rb")) as stream:
-            yield from read_rows(
+            count = 0
+            for rows in read_rows(
                 stream,
                 path=shard.path,
                 shape=(*shard.grid, self.channels),
                 dtype=self._dtype_name,
                 latent_columns=self.latent_columns,
-            )
+            ):
+                count += len(rows.columns["key"])
+                yield rows
+        if count != shard.num_clips:
+            raise ValueError(f"{shard.path}: holds {count} clips, the index says {shard.num_clips}")
 
     def _rows_at(self, shard: LatentShard, wanted: set[int]) -> dict[int, tuple[dict[str, Tensor], dict[str, object]]]:
         found = {}

@@ -218,3 +218,20 @@ def test_a_video_shorter_than_a_clip_is_filtered_not_lost(corpus, ray_here, tmp_
     assert (summary.stored, summary.filtered, summary.rejected) == (PHOTOGRAPHS, 1, 3)
     assert summary.reasons["too_short"] == 1
     assert verify(VerifyConfig(store=str(tmp_path))).problems == []
+
+
+def test_a_corpus_of_nothing_but_broken_files_goes_through_the_chain(corpus, tokenizer, ray_here, tmp_path):
+    broken = tmp_path / "media"
+    broken.mkdir()
+    for name in ("truncated.jpg", "notes.mp4", "empty.png"):
+        shutil.copy2(corpus / name, broken)
+    clips, latents, audited = tmp_path / "clips", tmp_path / "latents", tmp_path / "audit"
+    summary = prepared(broken, clips)
+    assert (summary.planned, summary.stored, summary.rejected) == (3, 0, 3)
+    assert encoded(clips, tokenizer, latents).planned == 0
+    result = audit(AuditConfig(shards=str(clips), tokenizer=tokenizer, output=str(audited)))
+    assert result.means == {"clips": 0}
+    assert len(LatentStore(str(latents))) == 0
+    assert list(LatentStore(str(latents)).batches(4)) == []
+    for store in (clips, latents, audited):
+        assert verify(VerifyConfig(store=str(store))).problems == []

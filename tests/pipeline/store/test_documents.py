@@ -1,5 +1,6 @@
 """Equal values are equal bytes."""
 
+import hashlib
 import json
 
 import pytest
@@ -47,9 +48,11 @@ def test_what_json_cannot_say_is_refused(number):
         canonical_json({"psnr": [number]})
 
 
-def test_the_golden_fingerprint():
-    # Plans of earlier versions are found by it.
-    assert fingerprint({"b": [1, 0.1], "a": "é"}) == "2b0f"
+def test_the_golden_bytes():
+    # Plans of earlier versions are found by their hash.
+    value = {"b": [1, 0.1], "a": "é"}
+    assert canonical_json(value) == '{\n "a": "é",\n "b": [\n  1,\n  0.1\n ]\n}\n'.encode()
+    assert fingerprint(value) == hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def test_files_hold_objects(tmp_path):

@@ -40,9 +40,14 @@ def test_a_file_that_is_not_committed_leaves_nothing(folder):
 
 def test_an_exception_leaves_the_earlier_file_as_it_was(folder):
     folder.write_bytes("a/b.bin", b"earlier")
-    with pytest.raises(RuntimeError, match="mid-write"), folder.stage("a/b.bin") as staged:
-        staged.stream.write(PAYLOAD)
-        raise RuntimeError("mid-write")
+
+    def fail():
+        with folder.stage("a/b.bin") as staged:
+            staged.stream.write(PAYLOAD)
+            raise RuntimeError("mid-write")
+
+    with pytest.raises(RuntimeError, match="mid-write"):
+        fail()
     assert folder.read_bytes("a/b.bin") == b"earlier"
     assert folder.find() == ["a/b.bin"]
 
@@ -118,6 +123,15 @@ def test_files_are_found_in_order_and_below(folder):
     assert folder.find() == ["a/10", "a/2", "b", "c/d/e"]
     assert folder.find("a") == ["a/10", "a/2"]
     assert folder.find("absent") == []
+
+
+def test_many_files_are_read_in_the_order_asked(folder):
+    for path in ("a [1]/x*", "b?", "c"):
+        folder.write_bytes(path, path.encode())
+    assert folder.read_many(["c", "a [1]/x*", "b?", "c"]) == [b"c", b"a [1]/x*", b"b?", b"c"]
+    assert folder.read_many([]) == []
+    with pytest.raises(FileNotFoundError):
+        folder.read_many(["c", "absent"])
 
 
 def test_removing_is_safe_to_repeat(folder):

@@ -1,0 +1,121 @@
+"""What the jobs share that put a finished clip store through a tokenizer: flags, inputs, plan and workers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pipeline.runs.cluster import default_workers
+from pipeline.runs.record import RunRecord
+from pipeline.runs.shards import Workers
+from pipeline.store.files import Folder
+from pipeline.store.index import Store, open_store
+from pipeline.store.plan import Plan, PlanCounts, group_sources
+from schemas.metadata import CLIP_STORE_FORMAT
+
+if TYPE_CHECKING:  # torch, which flags do without
+    from pipeline.stages.tokenizer import Inference
+    from vitok.config import AutoEncoderConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerRunConfig:
+    """Flags of a job that puts clips through a tokenizer."""
+
+    shards: str
+    """Clip store that prepare_corpus wrote: path or URL."""
+    tokenizer: str
+    """Folder with config.json and model.safetensors: path or URL."""
+    output: str
+    """Folder of what the job makes: path or URL."""
+    shard_size: int = 8192
+    """Clips of one output shard; it is made of whole clip shards, and exceeds this only where one of them does."""
+    batch_size: int = 8
+    """Clips of one forward pass."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the forward pass."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the model runs."""
+    threads_per_worker: int = 1
+    """CPU threads and CPUs of one worker."""
+    num_workers: int = 0
+    """Workers; 0 fills the cluster. Changes no output byte."""
+    break_claim: bool = False
+    """Take over an object-store folder whose run is known to be dead."""
+
+    def __post_init__(self) -> None:
+        for name in ("shard_size", "batch_size", "threads_per_worker"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least 1")
+        if self.num_workers < 0:
+            raise ValueError(f"--num-workers: got {self.num_workers}, expected 0 (fill the cluster) or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerRun:
+    """The inputs of such a job, opened and found to fit each other."""
+
+    source: Store
+    output: Folder
+    tokenizer_url: str
+    tokenizer_fingerprint: str
+    autoencoder: "AutoEncoderConfig"
+    inference: "Inference"
+    config: TokenizerRunConfig
+
+    def plan(self, job: str, identity: Mapping[str, object], _record: RunRecord) -> Plan:
+        """Plan shards over the committed shards of the clip store: O(shards), no clip is read."""
+        clip_shards = [(row.bucket, row.path, row.stored) for row in self.source.rows if row.path is not None]
+        shards = list(group_sources(clip_shards, shard_size=self.config.shard_size))
+        counts = PlanCounts(media=0, clips=sum(shard.num_clips for shard in shards))
+        return Plan.save(self.output, job=job, identity=identity, counts=counts, shards=shards)
+
+    def workers(self) -> Workers:
+        """Workers that run the tokenizer: as many as asked for, or as fill the cluster."""
+        cpus, device = self.config.threads_per_worker, self.config.device
+        count = self.config.num_workers or default_workers(cpus_per_worker=cpus, device=device)
+        return Workers(count=count, cpus=cpus, gpus=1 if device == "cuda" else 0)
+
+
+def open_run(config: TokenizerRunConfig) -> TokenizerRun:
+    """Open the clip store and the tokenizer of a job.
+
+    Raises:
+        ValueError: One of them is not there, or the clips were cut for another tubelet.
+        FileNotFoundError: There is no tokenizer.
+    """
+    from pipeline.stages.tokenizer import Inference
+    from vitok.model.checkpoint import fingerprint, load_checkpoint
+
+    source = open_store(Folder(config.shards), format_name=CLIP_STORE_FORMAT)
+    tokenizer_url = Folder(config.tokenizer).url
+    model = load_checkpoint(tokenizer_url)
+    check_tubelet(source, str(model.config.tubelet), f"the tokenizer {tokenizer_url}")
+    return TokenizerRun(
+        source=source,
+        output=Folder(config.output),
+        tokenizer_url=tokenizer_url,
+        tokenizer_fingerprint=fingerprint(model),
+        autoencoder=model.config,
+        inference=Inference(
+            batch_size=config.batch_size,
+            precision=config.precision,
+            device=config.device,
+            threads=config.threads_per_worker,
+        ),
+        config=config,
+    )
+
+
+def check_tubelet(source: Store, tubelet: str, owner: str) -> None:
+    """Refuse clips that were cut for another tubelet than their user's.
+
+    Raises:
+        ValueError: Says both.
+    """
+    preprocessing = source.document["preprocessing"]
+    assert isinstance(preprocessing, dict)
+    if preprocessing["tubelet"] != tubelet:
+        raise ValueError(
+            f"{source.folder.url} was prepared for tubelets {preprocessing['tubelet']}, {owner} has {tubelet}: "
+            f"prepare the corpus with --tubelet {tubelet}, or give another tokenizer"
+        )

@@ -1,0 +1,98 @@
+"""A small tokenizer with seeded weights, and clip shards for it cut out of a photograph."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.store.clipshard import Clip, ClipShardWriter, PixelCodec
+from pipeline.store.files import Folder
+from schemas.clip import ClipMetadata
+from vitok.config import AutoEncoderConfig
+from vitok.model.autoencoder import AutoEncoder
+from vitok.model.checkpoint import save_checkpoint
+
+BUCKET = "grid=2x2x2"
+
+
+@pytest.fixture(scope="session")
+def make_clip(wheel_media) -> Callable[..., Clip]:
+    """A clip of 4 frames of 16x16 pixels that moves over a photograph; another one for every number."""
+    with Image.open(wheel_media("scikit-image", "coffee.png")) as image:
+        photograph = np.asarray(image.convert("RGB"))
+
+    def make(number: int) -> Clip:
+        row, column = 17 * number % 300, 31 * number % 500
+        frames = [photograph[row + step :, column + 2 * step :][:16, :16] for step in range(4)]
+        metadata = ClipMetadata(
+            key=f"clip-{number}",
+            media_uri=f"/media/{number // 3}.mp4",
+            media_sha256="5" * 64,
+            clip_index=number % 3,
+            start_seconds=number % 3 * 0.5,
+            end_seconds=number % 3 * 0.5 + 0.5,
+            fps=8.0,
+            num_frames=4,
+            height=16,
+            width=16,
+            source_height=400,
+            source_width=600,
+            orientation=1,
+            crop_left=100.0,
+            crop_top=0.0,
+            crop_right=500.0,
+            crop_bottom=400.0,
+        )
+        return Clip(pixels=np.stack(frames), metadata=metadata)
+
+    return make
+
+
+@pytest.fixture
+def write_clips(tmp_path: Path, make_clip) -> Callable[..., str]:
+    """Writes clips by number as a raw clip shard into the folder "clips"; gives its path there."""
+
+    def write(name: str, numbers: list[int]) -> str:
+        with Folder(str(tmp_path / "clips")).stage(f"{BUCKET}/{name}.tar") as staged:
+            writer = ClipShardWriter(staged.stream, PixelCodec(name="raw"))
+            for number in numbers:
+                writer.write(make_clip(number))
+            writer.close()
+            return staged.commit().path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[[], AutoEncoder]:
+    """The same N-N/2x8 each time."""
+
+    def make() -> AutoEncoder:
+        torch.manual_seed(0)
+        return AutoEncoder(AutoEncoderConfig.from_name("N-N/2x8", latent_channels=4))
+
+    return make
+
+
+@pytest.fixture
+def tokenizer_url(tmp_path: Path, make_model) -> str:
+    """Folder of that model."""
+    save_checkpoint(str(tmp_path / "tokenizer"), make_model())
+    return str(tmp_path / "tokenizer")
+
+
+@pytest.fixture
+def edited_tokenizer(tmp_path: Path, make_model) -> Callable[[Callable[[AutoEncoder], None]], str]:
+    """Folder of that model after an edit of its weights."""
+
+    def make(edit: Callable[[AutoEncoder], None]) -> str:
+        model = make_model()
+        with torch.no_grad():
+            edit(model)
+        save_checkpoint(str(tmp_path / "edited"), model)
+        return str(tmp_path / "edited")
+
+    return make

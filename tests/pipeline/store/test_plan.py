@@ -1,0 +1,210 @@
+"""Every clip is planned into exactly one shard, by its place in the order alone."""
+
+import itertools
+import math
+from collections import Counter
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.store.documents import canonical_json, read_json, write_json
+from pipeline.store.files import Folder
+from pipeline.store.plan import (
+    ClipPlanWriter,
+    Plan,
+    PlanCounts,
+    PlannedClip,
+    PlannedShard,
+    RunRefusedError,
+    group_sources,
+    read_planned_clips,
+)
+from schemas import metadata as names
+
+BUCKETS = ("grid=1x2x2", "grid=2x4x4", "grid=4x2x2")
+IDENTITY = {"media": {"count": 3, "sha256": "aa"}, "shard_size": 2, "columns": ["mean", "logvar"]}
+SHARDS = (
+    PlannedShard(index=0, bucket=BUCKETS[0], num_clips=2),
+    PlannedShard(index=1, bucket=BUCKETS[1], num_clips=1, sources=("a.tar", "b.tar")),
+)
+
+
+def clip(number):
+    video = number % 2
+    return PlannedClip(
+        key=f"clip-{number}",
+        media_uri=f"/media/Fuchs ü {number}.mp4",
+        kind="video" if video else "image",
+        clip_index=number,
+        start_seconds=number / 3 if video else None,
+        end_seconds=(number + 1) / 3 if video else None,
+    )
+
+
+def planned(folder, choices, shard_size):
+    """The shards that clips make whose buckets are chosen by number, and the clips in each as read back."""
+    writer = ClipPlanWriter(folder, shard_size=shard_size)
+    for number, choice in enumerate(choices):
+        writer.add(BUCKETS[choice], clip(number))
+    writer.finish()
+    return writer.shards, [read_planned_clips(folder, shard) for shard in writer.shards]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def plan(folder):
+    counts = PlanCounts(media=5, clips=3, filtered=1, rejected=1, reasons={"corrupt": 1, "too_short": 1})
+    return Plan.save(folder, job="prepare", identity=IDENTITY, counts=counts, shards=SHARDS)
+
+
+CHOICES = st.lists(st.integers(0, len(BUCKETS) - 1), max_size=40)
+
+
+@settings(deadline=None, max_examples=40)
+@given(CHOICES, st.integers(1, 7))
+def test_every_clip_is_in_one_shard_of_its_bucket_in_order(tmp_path_factory, choices, shard_size):
+    folder = Folder(str(tmp_path_factory.mktemp("plan")))
+    shards, contents = planned(folder, choices, shard_size)
+    for bucket_index, bucket in enumerate(BUCKETS):
+        held = [
+            entry for shard, clips in zip(shards, contents, strict=True) if shard.bucket == bucket for entry in clips
+        ]
+        assert held == [clip(number) for number, choice in enumerate(choices) if choice == bucket_index]
+    assert [shard.index for shard in shards] == list(range(len(shards)))
+    assert [shard.num_clips for shard in shards] == [len(clips) for clips in contents]
+    counts = Counter(choices)
+    assert len(shards) == sum(math.ceil(count / shard_size) for count in counts.values())
+    assert all(1 <= shard.num_clips <= shard_size for shard in shards)
+
+
+@settings(deadline=None, max_examples=20)
+@given(CHOICES, st.integers(1, 4))
+def test_the_same_order_gives_the_same_bytes(tmp_path_factory, choices, shard_size):
+    first, second = (Folder(str(tmp_path_factory.mktemp("plan"))) for _ in range(2))
+    assert planned(first, choices, shard_size) == planned(second, choices, shard_size)
+    assert first.find() == second.find()
+    assert [first.read_bytes(path) for path in first.find()] == [second.read_bytes(path) for path in second.find()]
+
+
+def test_what_follows_a_full_shard_does_not_change_it(folder, tmp_path):
+    _, short = planned(folder, [0, 1, 0, 0, 1, 0], 2)
+    _, long = planned(Folder(str(tmp_path / "longer")), [0, 1, 0, 0, 1, 0, 2, 0, 1, 1], 2)
+    assert long[:3] == short[:3]
+
+
+def test_plan_files_hold_a_bounded_number_of_shards(folder, monkeypatch):
+    monkeypatch.setattr(names, "SHARDS_PER_PLAN_FILE", 3)
+    monkeypatch.setattr("pipeline.store.plan.SHARDS_PER_PLAN_FILE", 3)
+    shards, contents = planned(folder, [0, 1] * 8, 2)
+    assert len(shards) == 8
+    assert folder.find() == [f"plan/clips-{number:05d}.parquet" for number in range(3)]
+    groups = [pq.ParquetFile(folder.open(path)).num_row_groups for path in folder.find()]
+    assert groups == [3, 3, 2]
+    assert sorted(entry.clip_index for clips in contents for entry in clips) == list(range(16))
+
+
+def test_plan_files_are_written_as_shards_fill(folder, monkeypatch):
+    monkeypatch.setattr("pipeline.store.plan.SHARDS_PER_PLAN_FILE", 1)
+    monkeypatch.setattr(names, "SHARDS_PER_PLAN_FILE", 1)
+    writer = ClipPlanWriter(folder, shard_size=2)
+    writer.add(BUCKETS[0], clip(0))
+    assert folder.find() == []
+    writer.add(BUCKETS[0], clip(1))
+    assert folder.find() == ["plan/clips-00000.parquet"]
+
+
+def test_no_clips_are_no_shards(folder):
+    assert planned(folder, [], 4) == ([], [])
+    assert folder.find() == []
+
+
+def test_a_plan_comes_back_as_it_was_saved(folder, plan):
+    assert Plan.load(folder) == plan
+    assert plan.counts.planned == 5
+
+
+def test_a_plan_without_its_last_file_is_no_plan(folder, plan):
+    folder.remove(names.PLAN_FILE)
+    assert Plan.load(folder) is None
+
+
+def test_a_plan_of_another_version_is_refused(folder, plan):
+    write_json(folder, names.PLAN_FILE, read_json(folder, names.PLAN_FILE) | {"format_version": 2})
+    with pytest.raises(RunRefusedError, match="plan format 2, this program writes 1"):
+        Plan.load(folder)
+
+
+def test_the_fingerprint_is_of_the_identity_alone(folder, plan, tmp_path):
+    other = Plan.save(
+        Folder(str(tmp_path / "other")), job="encode", identity=IDENTITY, counts=PlanCounts(media=0, clips=0), shards=()
+    )
+    assert other.fingerprint == plan.fingerprint
+    grown = Plan.save(folder, job="prepare", identity=IDENTITY | {"x": 1}, counts=plan.counts, shards=())
+    assert grown.fingerprint != plan.fingerprint
+
+
+def test_the_identity_it_was_planned_with_passes(folder, plan):
+    loaded = Plan.load(folder)
+    loaded.check(folder=folder, job="prepare", identity=dict(reversed(IDENTITY.items())))
+
+
+def test_another_identity_is_refused_and_each_difference_named(folder, plan):
+    with pytest.raises(RunRefusedError) as refused:
+        Plan.load(folder).check(
+            folder=folder, job="prepare", identity=IDENTITY | {"media": {"count": 4, "sha256": "aa"}, "shard_size": 8}
+        )
+    message = str(refused.value)
+    assert "media.count: 3, now 4\n  shard_size: 2, now 8\n" in message
+    assert "sha256" not in message
+    assert folder.url in message
+
+
+def test_another_job_is_refused(folder, plan):
+    with pytest.raises(RunRefusedError, match="job: 'prepare', now 'encode'"):
+        plan.check(folder=folder, job="encode", identity=IDENTITY)
+
+
+def test_saving_twice_gives_the_same_bytes(folder, plan):
+    before = {path: folder.read_bytes(path) for path in folder.find()}
+    Plan.save(folder, job=plan.job, identity=plan.identity, counts=plan.counts, shards=plan.shards)
+    assert {path: folder.read_bytes(path) for path in folder.find()} == before
+    assert canonical_json(plan.identity) == canonical_json(IDENTITY)
+
+
+SOURCES = st.lists(st.tuples(st.sampled_from(BUCKETS), st.integers(1, 12)), max_size=30)
+
+
+@given(SOURCES, st.integers(1, 20))
+def test_groups_partition_the_sources_and_keep_their_order(sources, shard_size):
+    named = [(bucket, f"{bucket}/{number}.tar", count) for number, (bucket, count) in enumerate(sources)]
+    sizes = {path: count for _, path, count in named}
+    shards = list(group_sources(iter(named), shard_size=shard_size))
+    assert [shard.index for shard in shards] == list(range(len(shards)))
+    for bucket in BUCKETS:
+        held = [path for shard in shards if shard.bucket == bucket for path in shard.sources]
+        assert held == [path for where, path, _ in named if where == bucket]
+    for shard in shards:
+        assert shard.num_clips == sum(sizes[path] for path in shard.sources)
+        assert shard.num_clips <= shard_size or len(shard.sources) == 1
+
+
+@given(SOURCES, st.integers(1, 20))
+def test_neighbouring_groups_of_a_bucket_would_not_fit_into_one(sources, shard_size):
+    named = [(bucket, f"{number}", count) for number, (bucket, count) in enumerate(sources)]
+    sizes = {path: count for _, path, count in named}
+    shards = list(group_sources(named, shard_size=shard_size))
+    for bucket in BUCKETS:
+        ours = [shard for shard in shards if shard.bucket == bucket]
+        for shard, following in itertools.pairwise(ours):
+            assert shard.num_clips + sizes[following.sources[0]] > shard_size
+
+
+def test_shards_are_named_by_bucket_and_place():
+    assert replace(SHARDS[1], index=7).name == "grid=2x4x4/shard-00000007"

@@ -11,14 +11,15 @@ AUDIT_FORMAT = "vitok-audit"
 
 STORE_FILE = "store.json"
 """Written last: a folder with it is a finished store. Keys: format, format_version, fingerprint, counts, buckets,
-index and, by format: preprocessing (clips); tokenizer, latent, preprocessing, normalisation (latents); protocol,
-metrics (audit)."""
+plan_sha256 (of plan.json), index and, by format: preprocessing (clips); tokenizer, latent, preprocessing, normalisation
+(latents); protocol, metrics (audit). Last comes seal: the sha256 of the canonical JSON of all other keys."""
 
 INDEX_FILE = "index.parquet"
 """The ledger folded into one table (schemas.manifest.INDEX_SCHEMA); `store.json` holds its sha256."""
 
 PLAN_FILE = "plan/plan.json"
-"""Written when the plan is whole: format_version, job, fingerprint, identity (what the fingerprint hashes), counts."""
+"""Written when the plan is whole: format_version, job, fingerprint, identity (what the fingerprint hashes), counts,
+files (path, size_bytes and sha256 of the plan's other files)."""
 
 MEDIA_FILE = "plan/media.parquet"
 SHARDS_FILE = "plan/shards.parquet"

@@ -191,13 +191,13 @@ class AutoEncoderConfig:
             )
         try:
             return cls(
-                encoder=TransformerConfig(**_integers(value["encoder"])),
-                decoder=TransformerConfig(**_integers(value["decoder"])),
-                tubelet=Tubelet(**_integers(value["tubelet"])),
-                latent_channels=_integers({"latent_channels": value["latent_channels"]})["latent_channels"],
+                encoder=TransformerConfig(**_integers("encoder", value["encoder"])),
+                decoder=TransformerConfig(**_integers("decoder", value["decoder"])),
+                tubelet=Tubelet(**_integers("tubelet", value["tubelet"])),
+                latent_channels=_integer("latent_channels", value["latent_channels"]),
                 activation=cast(Activation, value["activation"]),  # __post_init__ checks it
-                rope_theta=_number(value["rope_theta"]),
-                layer_norm_eps=_number(value["layer_norm_eps"]),
+                rope_theta=_number("rope_theta", value["rope_theta"]),
+                layer_norm_eps=_number("layer_norm_eps", value["layer_norm_eps"]),
             )
         except TypeError as error:
             raise ValueError(f"auto-encoder config: {error}") from error
@@ -211,16 +211,19 @@ class AutoEncoderConfig:
         return Grid.of_clip(num_frames=num_frames, height=height, width=width, tubelet=self.tubelet)
 
 
-def _integers(value: object) -> dict[str, int]:
+def _integers(name: str, value: object) -> dict[str, int]:
     if not isinstance(value, Mapping):
-        raise TypeError(f"got {value!r}, expected an object")
-    for name, entry in value.items():
-        if type(entry) is not int:
-            raise TypeError(f"{name} is {entry!r}, expected a whole number")
-    return dict(value)
+        raise TypeError(f"{name} is {value!r}, expected an object")
+    return {key: _integer(f"{name}.{key}", entry) for key, entry in value.items()}
 
 
-def _number(value: object) -> float:
-    if type(value) not in (int, float):
-        raise TypeError(f"got {value!r}, expected a number")
-    return float(cast(float, value))
+def _integer(name: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, expected a whole number")
+    return value
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, expected a number")
+    return float(value)

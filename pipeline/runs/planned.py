@@ -10,11 +10,11 @@ from pipeline.runs.record import RunRecord, recorded
 from pipeline.runs.shards import Workers, run_shards
 from pipeline.stages.stage import ShardStage
 from pipeline.store.claim import claim
-from pipeline.store.documents import write_json
 from pipeline.store.files import TEMPORARY_FOLDER, Folder
-from pipeline.store.ledger import ShardRecord, read_ledger, write_index
+from pipeline.store.index import close_store, total_counts
+from pipeline.store.ledger import ShardRecord, read_ledger
 from pipeline.store.plan import Plan, PlannedShard
-from schemas.metadata import FORMAT_VERSION, STORE_FILE
+from schemas.metadata import STORE_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def run_planned(
         records = [committed[shard.index] for shard in plan.shards]
         if pending or not output.exists(STORE_FILE):
             with record.phase("fold"):
-                _fold(job, plan, records, output)
+                close_store(output, plan, records, format_name=job.store_format, details=job.describe(plan, records))
         summary = _summarise(plan, records, resumed, record)
         output.remove(TEMPORARY_FOLDER)
         record.counts |= {key: value for key, value in asdict(summary).items() if key != "work_seconds"}
@@ -149,38 +149,6 @@ def _work(
     return done
 
 
-def _fold(job: Job, plan: Plan, records: Sequence[ShardRecord], output: Folder) -> None:
-    index = write_index(output, records)
-    buckets: dict[str, dict[str, int]] = {}
-    for shard in records:
-        bucket = buckets.setdefault(shard.bucket, {"shards": 0, "clips": 0, "size_bytes": 0})
-        bucket["shards"] += 1
-        bucket["clips"] += shard.stored
-        bucket["size_bytes"] += shard.file.size_bytes if shard.file else 0
-    write_json(
-        output,
-        STORE_FILE,
-        {
-            "format": job.store_format,
-            "format_version": FORMAT_VERSION,
-            "fingerprint": plan.fingerprint,
-            "counts": _counts(plan, records),
-            "buckets": buckets,
-            "index": index.to_json(),
-            **job.describe(plan, records),
-        },
-    )
-
-
-def _counts(plan: Plan, records: Sequence[ShardRecord]) -> dict[str, int]:
-    return {
-        "planned": plan.counts.planned,
-        "stored": sum(shard.stored for shard in records),
-        "filtered": sum(shard.filtered for shard in records) + plan.counts.filtered,
-        "rejected": sum(shard.rejected for shard in records) + plan.counts.rejected,
-    }
-
-
 def _summarise(
     plan: Plan, records: Sequence[ShardRecord], resumed: Sequence[ShardRecord], record: RunRecord
 ) -> RunSummary:
@@ -190,7 +158,7 @@ def _summarise(
             reasons[reason] = reasons.get(reason, 0) + count
     resumed_clips = sum(shard.planned for shard in resumed)
     return RunSummary(
-        **_counts(plan, records),
+        **total_counts(plan, records),
         reasons=reasons,
         shards=len(records),
         resumed_shards=len(resumed),

@@ -163,7 +163,7 @@ def _plan(
 ) -> Plan:
     """Probe every media on the cluster and lay its clips into shards, in the media's order."""
     columns = {name: [getattr(media, name) for media in listing.media] for name in MEDIA_SCHEMA.names}
-    write_table(output, MEDIA_FILE, pa.table(columns, schema=MEDIA_SCHEMA))
+    files = [write_table(output, MEDIA_FILE, pa.table(columns, schema=MEDIA_SCHEMA))]
     probe = ProbeMedia(fps=protocol.fps, num_frames=protocol.num_frames, limits=protocol.limits)
     writer = ClipPlanWriter(output, shard_size=shard_size)
     ended: list[OutcomeRow] = []
@@ -178,7 +178,7 @@ def _plan(
             writer.add(bucket, _planned_clip(media, index, protocol))
     writer.finish()
     if ended:
-        write_outcomes(output, PLAN_OUTCOMES_FILE, ended)
+        files.append(write_outcomes(output, PLAN_OUTCOMES_FILE, ended))
     counts = PlanCounts(
         media=len(listing.media),
         clips=clips,
@@ -186,7 +186,8 @@ def _plan(
         rejected=sum(row.outcome == Outcome.REJECTED for row in ended),
         reasons=dict(Counter(row.reason for row in ended)),
     )
-    return Plan.save(output, job="prepare", identity=identity, counts=counts, shards=writer.shards)
+    files += writer.files
+    return Plan.save(output, job="prepare", identity=identity, counts=counts, shards=writer.shards, files=files)
 
 
 def _planned_clip(media: Media, index: int, protocol: ClipProtocol) -> PlannedClip:

@@ -55,12 +55,7 @@ class EncodeShard:
         path = shard.name + SUFFIXES[self._latent.format]
         with self._output.stage(path) as staged:
             writer = self._writer(staged.stream, shard)
-            chunks = self._tokenizer.batches(self._source, shard)
-            while True:
-                with clock.step("decode"):
-                    clips = next(chunks, None)
-                if clips is None:
-                    break
+            for clips in clock.pulled("decode", self._tokenizer.batches(self._source, shard)):
                 with clock.step("encode"):
                     values, views = self._posteriors(clips)
                 with clock.step("write"):

@@ -55,12 +55,7 @@ class ReconstructShard:
         clock.seconds, self._start_seconds = self._start_seconds, {}
         rows: list[dict[str, object]] = []
         outcomes: list[OutcomeRow] = []
-        chunks = self._tokenizer.batches(self._source, shard)
-        while True:
-            with clock.step("decode"):
-                clips = next(chunks, None)
-            if clips is None:
-                break
+        for clips in clock.pulled("decode", self._tokenizer.batches(self._source, shard)):
             with clock.step("reconstruct"):
                 reconstructions = reconstruct(self._tokenizer, clips)
             with clock.step("measure"):

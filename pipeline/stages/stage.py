@@ -1,10 +1,10 @@
 """What a stage is: a callable that turns a planned shard into a committed one, and says how long it took."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pipeline.media.reject import RejectClip
 from pipeline.store.ledger import OutcomeRow, ShardRecord
@@ -28,6 +28,9 @@ class ShardStage(Protocol):
         """Do the work of one shard, up to its ledger record."""
 
 
+T = TypeVar("T")
+
+
 class StepClock:
     """Seconds spent in named steps."""
 
@@ -42,6 +45,17 @@ class StepClock:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def pulled(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """The items, the time of getting each added to a step."""
+        iterator = iter(items)
+        while True:
+            with self.step(name):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
 
 
 def reject_clip(error: RejectClip, metadata: ClipMetadata, stage: Stage) -> OutcomeRow:

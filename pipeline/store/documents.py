@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import cast
 
 from pipeline.store.files import FileRecord, Folder
@@ -40,3 +41,9 @@ def read_json(folder: Folder, relative: str) -> dict[str, object]:
 def write_json(folder: Folder, relative: str, value: object) -> FileRecord:
     """Write a value as canonical JSON, whole or not at all."""
     return folder.write_bytes(relative, canonical_json(value))
+
+
+def sealed(document: Mapping[str, object]) -> dict[str, object]:
+    """A document with the hash of the rest of it under "seal": a changed digit anywhere is then found."""
+    rest = {name: value for name, value in document.items() if name != "seal"}
+    return rest | {"seal": fingerprint(rest)}

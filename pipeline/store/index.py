@@ -1,4 +1,4 @@
-"""Reading a finished store: its `store.json` and its index, checked against each other."""
+"""Finished stores: closed by their index and a sealed `store.json`, and opened with both checked."""
 
 import hashlib
 import io
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from pipeline.store.documents import read_json
+from pipeline.store.documents import read_json, sealed, write_json
 from pipeline.store.files import Folder
-from schemas.metadata import INDEX_FILE, STORE_FILE, check_format
+from pipeline.store.ledger import ShardRecord, write_index
+from pipeline.store.plan import Plan
+from schemas.metadata import FORMAT_VERSION, INDEX_FILE, PLAN_FILE, STORE_FILE, check_format
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +50,53 @@ class Store:
         return {"fingerprint": self.document["fingerprint"], "index_sha256": index["sha256"]}
 
 
+def close_store(
+    folder: Folder,
+    plan: Plan,
+    records: Sequence[ShardRecord],
+    *,
+    format_name: str,
+    details: Mapping[str, object],
+) -> None:
+    """Fold the ledger into the index, then write `store.json`: from then on the store is finished.
+
+    Args:
+        folder: The store.
+        plan: Its plan.
+        records: Of every planned shard, in plan order.
+        format_name: One of the formats of `schemas.metadata`.
+        details: The format's own keys of `store.json`.
+    """
+    index = write_index(folder, records)
+    buckets: dict[str, dict[str, int]] = {}
+    for shard in records:
+        bucket = buckets.setdefault(shard.bucket, {"shards": 0, "clips": 0, "size_bytes": 0})
+        bucket["shards"] += 1
+        bucket["clips"] += shard.stored
+        bucket["size_bytes"] += shard.file.size_bytes if shard.file else 0
+    document = {
+        "format": format_name,
+        "format_version": FORMAT_VERSION,
+        "fingerprint": plan.fingerprint,
+        "plan_sha256": hashlib.sha256(folder.read_bytes(PLAN_FILE)).hexdigest(),
+        "counts": total_counts(plan, records),
+        "buckets": buckets,
+        "index": index.to_json(),
+        **details,
+    }
+    write_json(folder, STORE_FILE, sealed(document))
+
+
+def total_counts(plan: Plan, shards: Sequence[ShardRecord | IndexRow]) -> dict[str, int]:
+    """Planned, stored, filtered and rejected clips of a store: its shards and what ended while planning."""
+    return {
+        "planned": plan.counts.planned,
+        "stored": sum(shard.stored for shard in shards),
+        "filtered": sum(shard.filtered for shard in shards) + plan.counts.filtered,
+        "rejected": sum(shard.rejected for shard in shards) + plan.counts.rejected,
+    }
+
+
 def open_store(folder: Folder, *, format_name: str) -> Store:
     """Read a finished store.
 
@@ -62,6 +111,8 @@ def open_store(folder: Folder, *, format_name: str) -> Store:
             "not finished (start it again and it goes on)"
         ) from None
     check_format(document, format_name=format_name, where=folder.path(STORE_FILE))
+    if document != sealed(document):
+        raise ValueError(f"{folder.path(STORE_FILE)} is not what was written: its seal does not match its content")
     data = folder.read_bytes(INDEX_FILE)
     index = document["index"]
     assert isinstance(index, dict)

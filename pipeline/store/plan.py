@@ -70,6 +70,8 @@ class Plan:
     identity: Mapping[str, object]
     """Everything that can change an output byte; the fingerprint is its hash."""
     counts: PlanCounts
+    files: tuple[FileRecord, ...]
+    """The plan's other files."""
     shards: tuple[PlannedShard, ...]
 
     @classmethod
@@ -83,9 +85,10 @@ class Plan:
                 f"{folder.path(PLAN_FILE)}: plan format {document.get('format_version')!r}, "
                 f"this program writes {FORMAT_VERSION}; go on with the version that began, or give another --output"
             )
-        counts, identity = document["counts"], document["identity"]
+        counts, identity, files = document["counts"], document["identity"], document["files"]
         assert isinstance(counts, dict)
         assert isinstance(identity, dict)
+        assert isinstance(files, list)
         with folder.open(SHARDS_FILE) as stream:
             rows = pq.read_table(stream).to_pylist()
         return cls(
@@ -93,6 +96,7 @@ class Plan:
             fingerprint=str(document["fingerprint"]),
             identity=identity,
             counts=PlanCounts(**counts),
+            files=tuple(FileRecord.from_json(file) for file in files),
             shards=tuple(
                 PlannedShard(
                     index=row["shard"],
@@ -113,8 +117,18 @@ class Plan:
         identity: Mapping[str, object],
         counts: PlanCounts,
         shards: Sequence[PlannedShard],
+        files: Sequence[FileRecord] = (),
     ) -> Self:
-        """Write a plan; `plan.json` last, so that a half-written plan is no plan."""
+        """Write a plan; `plan.json` last, so that a half-written plan is no plan.
+
+        Args:
+            folder: Where the plan's job writes.
+            job: Its name.
+            identity: See `identity`.
+            counts: Totals.
+            shards: In order.
+            files: Further files of the plan, already written.
+        """
         table = pa.table(
             {
                 "shard": [shard.index for shard in shards],
@@ -124,12 +138,13 @@ class Plan:
             },
             schema=PLANNED_SHARD_SCHEMA,
         )
-        write_table(folder, SHARDS_FILE, table)
+        files = (*files, write_table(folder, SHARDS_FILE, table))
         plan = cls(
             job=job,
             fingerprint=fingerprint(identity),
             identity=identity,
             counts=counts,
+            files=files,
             shards=tuple(shards),
         )
         write_json(
@@ -141,6 +156,7 @@ class Plan:
                 "fingerprint": plan.fingerprint,
                 "identity": dict(identity),
                 "counts": asdict(counts),
+                "files": [file.to_json() for file in files],
             },
         )
         return plan
@@ -169,6 +185,7 @@ class ClipPlanWriter:
 
     def __init__(self, folder: Folder, *, shard_size: int) -> None:
         self.shards: list[PlannedShard] = []
+        self.files: list[FileRecord] = []
         self._folder = folder
         self._shard_size = shard_size
         self._open: dict[str, list[PlannedClip]] = {}
@@ -204,7 +221,7 @@ class ClipPlanWriter:
             with pq.ParquetWriter(staged.stream, PLANNED_CLIP_SCHEMA) as writer:
                 for table in self._tables:
                     writer.write_table(table, row_group_size=table.num_rows)
-            staged.commit()
+            self.files.append(staged.commit())
         self._tables = []
 
 
@@ -227,25 +244,22 @@ def group_sources(
         sources: (bucket, path, number of clips) of each clip shard, in order.
         shard_size: Clips a shard should hold; it holds more only where one clip shard does.
     """
-    open_groups: dict[str, list[tuple[str, int]]] = {}
+    open_paths: dict[str, list[str]] = {}
+    open_clips: dict[str, int] = {}
     index = 0
 
     def close(bucket: str) -> PlannedShard:
-        group = open_groups.pop(bucket)
         return PlannedShard(
-            index=index,
-            bucket=bucket,
-            num_clips=sum(count for _, count in group),
-            sources=tuple(path for path, _ in group),
+            index=index, bucket=bucket, num_clips=open_clips.pop(bucket), sources=tuple(open_paths.pop(bucket))
         )
 
     for bucket, path, count in sources:
-        group = open_groups.setdefault(bucket, [])
-        if group and sum(held for _, held in group) + count > shard_size:
+        if bucket in open_paths and open_clips[bucket] + count > shard_size:
             yield close(bucket)
             index += 1
-        open_groups.setdefault(bucket, []).append((path, count))
-    for bucket in sorted(open_groups):
+        open_paths.setdefault(bucket, []).append(path)
+        open_clips[bucket] = open_clips.get(bucket, 0) + count
+    for bucket in sorted(open_paths):
         yield close(bucket)
         index += 1
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.store.clipshard import read_clips, read_keys, read_samples
-from pipeline.store.documents import fingerprint, read_json
+from pipeline.store.documents import read_json
 from pipeline.store.files import FileRecord, Folder, digest_stream
-from pipeline.store.index import IndexRow, Store, open_store
+from pipeline.store.index import IndexRow, Store, open_store, total_counts
 from pipeline.store.ledger import ShardRecord, index_row
 from pipeline.store.plan import Plan, PlannedShard, RunRefusedError, read_planned_clips
 from schemas.metadata import (
@@ -56,29 +56,22 @@ def check_totals(store: Store) -> list[str]:
     if plan is None:
         return ["the plan is missing"]
     problems = []
-    if plan.fingerprint != fingerprint(plan.identity):
-        problems.append(f"{PLAN_FILE}: fingerprint {plan.fingerprint} is not that of its identity")
-    # Shards made of another store's shards have no clips of their own in the plan.
-    for path in sorted({clips_file(shard.index)[0] for shard in plan.shards if not shard.sources}):
-        if not store.folder.exists(path):
-            problems.append(f"{path}: is missing")
+    found = hashlib.sha256(store.folder.read_bytes(PLAN_FILE)).hexdigest()
+    if found != store.document["plan_sha256"]:
+        problems.append(f"{PLAN_FILE}: is not the plan that the store was closed with")
+    for file in plan.files:
+        problems += _check_bytes(store.folder, file)
     if plan.fingerprint != store.document["fingerprint"]:
         problems.append(f"store.json has fingerprint {store.document['fingerprint']}, the plan {plan.fingerprint}")
     planned = [(shard.index, shard.bucket, shard.num_clips) for shard in plan.shards]
     indexed = [(row.shard, row.bucket, row.planned) for row in store.rows]
     if planned != indexed:
         problems.append(f"the index lists {len(indexed)} shards that are not the plan's {len(planned)}")
-    ended = plan.counts.filtered + plan.counts.rejected
-    if ended:
+    if plan.counts.filtered + plan.counts.rejected:
         problems += _check_outcomes(
             store.folder, PLAN_OUTCOMES_FILE, filtered=plan.counts.filtered, rejected=plan.counts.rejected
         )
-    totals = {
-        "planned": sum(row.planned for row in store.rows) + ended,
-        "stored": sum(row.stored for row in store.rows),
-        "filtered": sum(row.filtered for row in store.rows) + plan.counts.filtered,
-        "rejected": sum(row.rejected for row in store.rows) + plan.counts.rejected,
-    }
+    totals = total_counts(plan, store.rows)
     if totals != store.document["counts"]:
         problems.append(f"store.json counts {store.document['counts']}, its parts {totals}")
     if totals["planned"] != totals["stored"] + totals["filtered"] + totals["rejected"]:

@@ -40,7 +40,7 @@ def cluster(tmp_path):
         "PATH": f"{RAY.parent}{os.pathsep}{os.environ['PATH']}",  # an activated environment
     }
     # A short path: Ray's sockets lie in it, and a socket's path has at most 107 bytes.
-    folder = Path("/tmp") / f"vitok-ray-{os.getpid()}"  # noqa: S108
+    folder = Path("/tmp") / f"vitok-ray-{os.getpid()}"
     command = [str(RAY), "start", "--head", "--block", f"--port={gcs}", f"--dashboard-port={dashboard}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-agent-listen-port={agent}", "--num-cpus=2"]
     log = (tmp_path / "ray-start.log").open("wb")

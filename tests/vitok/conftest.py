@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.store.documents import write_json
 from pipeline.store.files import Folder
+from pipeline.store.index import close_store
 from pipeline.store.latentshard import SUFFIXES, ParquetLatentWriter, TarLatentWriter
-from pipeline.store.ledger import OutcomeRow, commit_shard, write_index
+from pipeline.store.ledger import OutcomeRow, commit_shard
 from pipeline.store.moments import ChannelMoments
 from pipeline.store.plan import Plan, PlanCounts, PlannedShard
 from schemas.clip import ClipMetadata
 from schemas.latent import LATENT_LAYOUT, latent_schema
-from schemas.metadata import FORMAT_VERSION, LATENT_STORE_FORMAT, STORE_FILE
+from schemas.metadata import LATENT_STORE_FORMAT
 from schemas.outcome import Outcome, Reason, Stage
 from vitok.config import AutoEncoderConfig
 
@@ -120,20 +120,12 @@ def write_latent_store() -> Callable[..., Written]:
                 file = staged.commit() if count else None
             records.append(commit_shard(folder, shard, file=file, stored=count, outcomes=outcomes, sums={}))
         merged = {bucket: ChannelMoments.merge_all(moments, CHANNELS) for bucket, moments in parts.items()}
-        write_json(
+        close_store(
             folder,
-            STORE_FILE,
-            {
-                "format": LATENT_STORE_FORMAT,
-                "format_version": FORMAT_VERSION,
-                "fingerprint": plan.fingerprint,
-                "counts": {
-                    "planned": clips,
-                    "stored": len(written.keys),
-                    "filtered": 0,
-                    "rejected": clips - len(written.keys),
-                },
-                "index": write_index(folder, records).to_json(),
+            plan,
+            records,
+            format_name=LATENT_STORE_FORMAT,
+            details={
                 "tokenizer": {
                     "fingerprint": "70ke",
                     "config": AutoEncoderConfig.from_name("N-N/2x8", latent_channels=CHANNELS).to_json(),

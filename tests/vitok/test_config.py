@@ -105,6 +105,9 @@ def test_json_round_trip():
     [
         ({"surprise": 1}, r"unknown keys \['surprise'\]"),
         ({"encoder": 7}, "encoder is 7"),
+        ({"encoder": {"embed_dim": 192}}, "missing"),
+        ({"latent_channels": "16"}, "latent_channels is '16'"),
+        ({"rope_theta": "x"}, "rope_theta is 'x'"),
         ({"latent_channels": 0}, "latent_channels"),
         ({"activation": "relu"}, "activation"),
     ],

@@ -69,6 +69,8 @@ def read_index(url: str) -> LatentIndex:
         raise ValueError(
             f"{url}: format {found[0]!r} version {found[1]!r}, expected {FORMAT!r} version {FORMAT_VERSION}"
         )
+    if document.get("seal") != _seal(document):
+        raise ValueError(f"{url}: {STORE_FILE} is not what was written: its seal does not match its content")
     data = file_system.cat_file(f"{root}/{INDEX_FILE}")
     if hashlib.sha256(data).hexdigest() != document["index"]["sha256"]:
         raise ValueError(f"{url}: {INDEX_FILE} is not the index that {STORE_FILE} was written with: damaged")
@@ -80,6 +82,13 @@ def read_index(url: str) -> LatentIndex:
     )
     offsets = tuple(accumulate((shard.num_clips for shard in shards), initial=0))
     return LatentIndex(document=document, shards=shards, offsets=offsets)
+
+
+def _seal(document: Mapping[str, object]) -> str:
+    """Sha256 of the canonical JSON of all keys but the seal."""
+    rest = {name: value for name, value in document.items() if name != "seal"}
+    text = json.dumps(rest, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _parse_grid(bucket: str) -> tuple[int, int, int]:

@@ -1,9 +1,7 @@
 """A clip's metadata, a place in an object store, and one finished clip store, written by the real writers."""
 
 import uuid
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import fsspec
@@ -12,12 +10,12 @@ import pytest
 from PIL import Image
 
 from pipeline.store.clipshard import Clip, ClipShardWriter, PixelCodec
-from pipeline.store.documents import write_json
 from pipeline.store.files import Folder
-from pipeline.store.ledger import OutcomeRow, commit_shard, write_index, write_outcomes
+from pipeline.store.index import close_store
+from pipeline.store.ledger import OutcomeRow, commit_shard, write_outcomes
 from pipeline.store.plan import ClipPlanWriter, Plan, PlanCounts, PlannedClip, read_planned_clips
 from schemas.clip import ClipMetadata
-from schemas.metadata import CLIP_STORE_FORMAT, FORMAT_VERSION, PLAN_OUTCOMES_FILE, STORE_FILE
+from schemas.metadata import CLIP_STORE_FORMAT, PLAN_OUTCOMES_FILE
 from schemas.outcome import Outcome, Reason, Stage
 
 
@@ -116,9 +114,11 @@ def clip_store(tmp_path: Path, photograph, clip_metadata, outcome_row, planned_c
     for number in range(7):
         writer.add("grid=1x2x2", planned_clip(f"clip-{number}"))
     writer.finish()
-    write_outcomes(folder, PLAN_OUTCOMES_FILE, [outcome_row("empty", stage=Stage.PLAN, reason=Reason.EMPTY_FILE)])
+    ended = [outcome_row("empty", stage=Stage.PLAN, reason=Reason.EMPTY_FILE)]
+    files = [write_outcomes(folder, PLAN_OUTCOMES_FILE, ended), *writer.files]
     counts = PlanCounts(media=8, clips=7, rejected=1, reasons={Reason.EMPTY_FILE: 1})
-    plan = Plan.save(folder, job="prepare", identity={"resolution": 16}, counts=counts, shards=writer.shards)
+    identity = {"resolution": 16}
+    plan = Plan.save(folder, job="prepare", identity=identity, counts=counts, shards=writer.shards, files=files)
     records = []
     for shard in plan.shards:
         outcomes = []
@@ -134,18 +134,5 @@ def clip_store(tmp_path: Path, photograph, clip_metadata, outcome_row, planned_c
             tar.close()
             file = staged.commit()
         records.append(commit_shard(folder, shard, file=file, stored=tar.num_clips, outcomes=outcomes, sums={}))
-    totals = Counter(planned=8, rejected=1, filtered=0)
-    totals.update(stored=sum(record.stored for record in records), rejected=sum(record.rejected for record in records))
-    write_json(
-        folder,
-        STORE_FILE,
-        {
-            "format": CLIP_STORE_FORMAT,
-            "format_version": FORMAT_VERSION,
-            "fingerprint": plan.fingerprint,
-            "counts": dict(totals),
-            "index": write_index(folder, records).to_json(),
-            "plan_counts": asdict(counts),
-        },
-    )
+    close_store(folder, plan, records, format_name=CLIP_STORE_FORMAT, details={})
     return folder

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.store.documents import read_json, write_json
+from pipeline.store.documents import read_json, sealed, write_json
 from pipeline.store.files import Folder
 from pipeline.store.index import open_store
 from schemas.metadata import CLIP_STORE_FORMAT, INDEX_FILE, LATENT_STORE_FORMAT, STORE_FILE
@@ -40,7 +40,7 @@ def test_a_store_of_another_format_is_refused(clip_store):
 
 
 def test_a_store_of_another_version_is_refused(clip_store):
-    write_json(clip_store, STORE_FILE, read_json(clip_store, STORE_FILE) | {"format_version": 2})
+    write_json(clip_store, STORE_FILE, sealed(read_json(clip_store, STORE_FILE) | {"format_version": 2}))
     with pytest.raises(ValueError, match="version 2, expected 'vitok-clips' version 1"):
         open_store(clip_store, format_name=CLIP_STORE_FORMAT)
 

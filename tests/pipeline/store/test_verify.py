@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline.store.clipshard import Clip, ClipShardWriter, PixelCodec
-from pipeline.store.documents import read_json, write_json
-from pipeline.store.index import open_store
+from pipeline.store.documents import read_json, sealed, write_json
+from pipeline.store.index import close_store, open_store
 from pipeline.store.latentshard import ParquetLatentWriter, TarLatentWriter
 from pipeline.store.ledger import commit_shard, read_ledger, write_index, write_outcomes
 from pipeline.store.plan import Plan, PlanCounts, PlannedShard
@@ -16,7 +16,6 @@ from pipeline.store.verify import check_shard, check_totals, open_any_store, str
 from schemas.latent import latent_schema
 from schemas.metadata import (
     CLIP_STORE_FORMAT,
-    FORMAT_VERSION,
     INDEX_FILE,
     LATENT_STORE_FORMAT,
     PLAN_FILE,
@@ -62,7 +61,7 @@ def refold(folder):
         "rejected": sum(record.rejected for record in records) + plan.counts.rejected,
     }
     index = write_index(folder, records).to_json()
-    write_json(folder, STORE_FILE, read_json(folder, STORE_FILE) | {"index": index, "counts": counts})
+    write_json(folder, STORE_FILE, sealed(read_json(folder, STORE_FILE) | {"index": index, "counts": counts}))
 
 
 def test_a_whole_store_has_no_problems(clip_store):
@@ -104,7 +103,21 @@ def test_a_plan_that_was_cut_off_is_named(clip_store, path):
 def test_a_changed_identity_of_the_plan_is_named(clip_store):
     plan = read_json(clip_store, PLAN_FILE)
     write_json(clip_store, PLAN_FILE, plan | {"identity": {"resolution": 17}})
-    assert any("fingerprint" in problem for problem in problems_of(clip_store))
+    assert problems_of(clip_store) == [f"{PLAN_FILE}: is not the plan that the store was closed with"]
+
+
+@pytest.mark.parametrize("path", ["plan/clips-00000.parquet", "plan/shards.parquet", "plan/outcomes.parquet"])
+@pytest.mark.parametrize("position", [5, None, -9])
+def test_a_flipped_byte_of_a_plan_file_is_named(clip_store, path, position):
+    flip(clip_store, path, position)
+    assert any(path in problem or "plan" in problem for problem in problems_of(clip_store))
+
+
+def test_a_changed_digit_of_the_store_record_does_not_open(clip_store):
+    document = read_json(clip_store, STORE_FILE)
+    write_json(clip_store, STORE_FILE, document | {"counts": document["counts"] | {"stored": 7}})
+    with pytest.raises(ValueError, match="seal does not match"):
+        open_any_store(clip_store)
 
 
 @pytest.mark.parametrize("position", [1, None, -1])
@@ -124,7 +137,7 @@ def test_an_index_that_was_changed_with_its_hash_is_named(clip_store):
     records = list(read_ledger(clip_store).values())
     other = replace(records[1], file=replace(records[0].file, path=records[1].file.path))
     index = write_index(clip_store, [records[0], other, records[2]])
-    write_json(clip_store, STORE_FILE, read_json(clip_store, STORE_FILE) | {"index": index.to_json()})
+    write_json(clip_store, STORE_FILE, sealed(read_json(clip_store, STORE_FILE) | {"index": index.to_json()}))
     assert problems_of(clip_store) == [f"shard 1: {ledger_file(1)} is not the record that the index was made of"]
 
 
@@ -156,12 +169,12 @@ def test_what_a_run_leaves_beside_the_shards_is_no_stray_file(clip_store):
 @pytest.mark.parametrize("name", ["planned", "stored", "filtered", "rejected"])
 def test_a_wrong_count_of_the_store_is_named(clip_store, name):
     document = read_json(clip_store, STORE_FILE)
-    write_json(clip_store, STORE_FILE, document | {"counts": document["counts"] | {name: 99}})
+    write_json(clip_store, STORE_FILE, sealed(document | {"counts": document["counts"] | {name: 99}}))
     assert any("store.json counts" in problem for problem in problems_of(clip_store))
 
 
 def test_a_wrong_fingerprint_is_named(clip_store):
-    write_json(clip_store, STORE_FILE, read_json(clip_store, STORE_FILE) | {"fingerprint": "0" * 64})
+    write_json(clip_store, STORE_FILE, sealed(read_json(clip_store, STORE_FILE) | {"fingerprint": "0" * 64}))
     assert any("store.json has fingerprint" in problem for problem in problems_of(clip_store))
 
 
@@ -188,7 +201,7 @@ def test_a_clip_that_is_both_stored_and_rejected_is_named(clip_store, outcome_ro
 def test_a_shard_that_is_missing_from_the_index_is_named(clip_store):
     records = list(read_ledger(clip_store).values())
     index = write_index(clip_store, records[:2])
-    write_json(clip_store, STORE_FILE, read_json(clip_store, STORE_FILE) | {"index": index.to_json()})
+    write_json(clip_store, STORE_FILE, sealed(read_json(clip_store, STORE_FILE) | {"index": index.to_json()}))
     assert any("the index lists 2 shards" in problem for problem in problems_of(clip_store))
 
 
@@ -242,15 +255,8 @@ def latent_store(request, clip_store, clip_metadata):
             writer.close()
             file = staged.commit()
         record = commit_shard(folder, shard, file=file, stored=3, outcomes=[], sums={})
-        document = {
-            "format": LATENT_STORE_FORMAT,
-            "format_version": FORMAT_VERSION,
-            "fingerprint": plan.fingerprint,
-            "counts": {"planned": 3, "stored": 3, "filtered": 0, "rejected": 0},
-            "latent": {"dtype": dtype, "columns": ["mean"], "channels": 4},
-            "index": write_index(folder, [record]).to_json(),
-        }
-        write_json(folder, STORE_FILE, document)
+        details = {"latent": {"dtype": dtype, "columns": ["mean"], "channels": 4}}
+        close_store(folder, plan, [record], format_name=LATENT_STORE_FORMAT, details=details)
         return file.path
 
     return folder, commit

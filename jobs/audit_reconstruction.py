@@ -4,11 +4,12 @@ import sys
 
 from jobs.command import run
 from pipeline.runs.audit import AuditConfig, audit
+from pipeline.runs.record import StartClock
 
 
-def audit_reconstruction(config: AuditConfig, imports_seconds: float) -> int:
+def audit_reconstruction(config: AuditConfig, clock: StartClock) -> int:
     """Run the job and print the means."""
-    result = audit(config, imports_seconds=imports_seconds)
+    result = audit(config, clock=clock)
     for name, value in result.means.items():
         sys.stdout.write(f"{name:8} {value:.4f}\n")
     sys.stdout.write(f"report   {result.report}\n")

@@ -9,7 +9,10 @@ import logging  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
-from typing import TypeVar  # noqa: E402
+from typing import TYPE_CHECKING, TypeVar  # noqa: E402
+
+if TYPE_CHECKING:
+    from pipeline.runs.record import StartClock
 
 Config = TypeVar("Config")
 
@@ -36,13 +39,16 @@ EXIT_REFUSED = 3
 """The output belongs to another run or another plan."""
 
 
-def run(config_class: type[Config], function: Callable[[Config, float], int], argv: Sequence[str] | None = None) -> int:
-    """Parse flags into a config, call the job with it and the seconds spent importing, and return its exit code.
+def run(
+    config_class: type[Config], function: "Callable[[Config, StartClock], int]", argv: Sequence[str] | None = None
+) -> int:
+    """Parse flags into a config, call the job with it and the clock of its start, and return its exit code.
 
     What a user can mend is one message without a traceback; everything else is a programming fault and keeps its own.
     """
     import tyro
 
+    from pipeline.runs.record import StartClock
     from pipeline.store.plan import RunRefusedError
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
@@ -50,7 +56,7 @@ def run(config_class: type[Config], function: Callable[[Config, float], int], ar
         config = tyro.cli(config_class, args=argv, config=(tyro.conf.FlagConversionOff,))
         if _SUBMITTED in os.environ:
             _refuse_relative_paths(config)
-        return function(config, time.perf_counter() - _STARTED)
+        return function(config, StartClock(started=_STARTED))
     except RunRefusedError as error:
         return _fail(error, EXIT_REFUSED)
     except (ValueError, FileNotFoundError) as error:

@@ -4,11 +4,12 @@ import sys
 
 from jobs.command import run
 from pipeline.runs.encode import EncodeConfig, encode
+from pipeline.runs.record import StartClock
 
 
-def encode_corpus(config: EncodeConfig, imports_seconds: float) -> int:
+def encode_corpus(config: EncodeConfig, clock: StartClock) -> int:
     """Run the job."""
-    encode(config, imports_seconds=imports_seconds)
+    encode(config, clock=clock)
     return 0
 
 

@@ -4,11 +4,12 @@ import sys
 
 from jobs.command import run
 from pipeline.runs.prepare import PrepareConfig, prepare
+from pipeline.runs.record import StartClock
 
 
-def prepare_corpus(config: PrepareConfig, imports_seconds: float) -> int:
+def prepare_corpus(config: PrepareConfig, clock: StartClock) -> int:
     """Run the job."""
-    prepare(config, imports_seconds=imports_seconds)
+    prepare(config, clock=clock)
     return 0
 
 

@@ -16,6 +16,7 @@ from pipeline.runs.audit import AuditConfig, AuditResult, audit
 from pipeline.runs.encode import EncodeConfig, encode
 from pipeline.runs.planned import RunSummary
 from pipeline.runs.prepare import PrepareConfig, prepare
+from pipeline.runs.record import StartClock
 from pipeline.training.tokenizer import TrainConfig, TrainSummary, train
 
 TRAIN_MEDIA = {
@@ -77,14 +78,14 @@ class DemoResult:
     store: str
 
 
-def run_demo(config: DemoConfig, imports_seconds: float) -> int:
+def run_demo(config: DemoConfig, clock: StartClock) -> int:
     """Run the chain and print the table."""
-    result = chain(Path(config.output).resolve(), steps=config.steps, imports_seconds=imports_seconds)
+    result = chain(Path(config.output).resolve(), steps=config.steps, clock=clock)
     sys.stdout.write("\n" + table(result) + "\n")
     return 0
 
 
-def chain(root: Path, *, steps: int, imports_seconds: float = 0.0) -> DemoResult:
+def chain(root: Path, *, steps: int, clock: StartClock | None = None) -> DemoResult:
     """The chain itself: each job's output is the next one's input."""
     collect_media(root / "media")
     clips = {}
@@ -99,7 +100,7 @@ def chain(root: Path, *, steps: int, imports_seconds: float = 0.0) -> DemoResult
                 tubelet=TUBELET,
                 shard_size=SHARD_SIZE,
             ),
-            imports_seconds=imports_seconds,
+            clock=clock,
         )
     training = train(
         TrainConfig(

@@ -3,12 +3,13 @@
 import sys
 
 from jobs.command import run
+from pipeline.runs.record import StartClock
 from pipeline.training.tokenizer import TrainConfig, train
 
 
-def train_tokenizer(config: TrainConfig, imports_seconds: float) -> int:
+def train_tokenizer(config: TrainConfig, clock: StartClock) -> int:
     """Run the job."""
-    train(config, imports_seconds=imports_seconds)
+    train(config, clock=clock)
     return 0
 
 

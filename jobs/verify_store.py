@@ -3,10 +3,11 @@
 import sys
 
 from jobs.command import EXIT_FAILED, run
+from pipeline.runs.record import StartClock
 from pipeline.runs.verify import VerifyConfig, verify
 
 
-def verify_store(config: VerifyConfig, _imports_seconds: float) -> int:
+def verify_store(config: VerifyConfig, _clock: StartClock) -> int:
     """Run the job and print what was found."""
     report = verify(config)
     for problem in report.problems:

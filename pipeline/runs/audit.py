@@ -6,6 +6,7 @@ from functools import partial
 
 from pipeline.runs.clips import TokenizerRunConfig, open_run
 from pipeline.runs.planned import Job, RunSummary, run_planned
+from pipeline.runs.record import StartClock
 from pipeline.store.documents import fingerprint
 from pipeline.store.index import open_store
 from pipeline.store.ledger import ShardRecord
@@ -36,7 +37,7 @@ class AuditResult:
     """Path or URL of the page."""
 
 
-def audit(config: AuditConfig, *, imports_seconds: float = 0.0) -> AuditResult:
+def audit(config: AuditConfig, *, clock: StartClock | None = None) -> AuditResult:
     """Run the job; see `run_planned` and `open_run` for what is raised.
 
     Raises:
@@ -81,9 +82,7 @@ def audit(config: AuditConfig, *, imports_seconds: float = 0.0) -> AuditResult:
         workers=run.workers,
         describe=describe,
     )
-    summary = run_planned(
-        job, config=config, output=run.output, imports_seconds=imports_seconds, break_claim=config.break_claim
-    )
+    summary = run_planned(job, config=config, output=run.output, clock=clock, break_claim=config.break_claim)
     store = open_store(run.output, format_name=AUDIT_FORMAT)
     pictured = replace(run.inference, batch_size=1, device="cpu")
     examples = worst_and_best(

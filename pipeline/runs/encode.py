@@ -7,6 +7,7 @@ from typing import Literal
 
 from pipeline.runs.clips import TokenizerRunConfig, open_run
 from pipeline.runs.planned import Job, RunSummary, run_planned
+from pipeline.runs.record import StartClock
 from pipeline.store.latentshard import StoreFormat
 from pipeline.store.ledger import ShardRecord
 from pipeline.store.moments import ChannelMoments
@@ -27,7 +28,7 @@ class EncodeConfig(TokenizerRunConfig):
     """Store the posterior's log variance beside its mean."""
 
 
-def encode(config: EncodeConfig, *, imports_seconds: float = 0.0) -> RunSummary:
+def encode(config: EncodeConfig, *, clock: StartClock | None = None) -> RunSummary:
     """Run the job; see `run_planned` and `open_run` for what is raised."""
     from pipeline.stages.encode import EncodeShard, LatentFormat
 
@@ -71,9 +72,7 @@ def encode(config: EncodeConfig, *, imports_seconds: float = 0.0) -> RunSummary:
         workers=run.workers,
         describe=describe,
     )
-    return run_planned(
-        job, config=config, output=run.output, imports_seconds=imports_seconds, break_claim=config.break_claim
-    )
+    return run_planned(job, config=config, output=run.output, clock=clock, break_claim=config.break_claim)
 
 
 def _normalisation(records: Sequence[ShardRecord], channels: int) -> dict[str, object]:

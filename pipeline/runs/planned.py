@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from pipeline.runs.cluster import connect
 from pipeline.runs.progress import Progress
-from pipeline.runs.record import RunRecord, recorded
+from pipeline.runs.record import RunRecord, StartClock, recorded
 from pipeline.runs.shards import Workers, run_shards
 from pipeline.stages.stage import ShardStage
 from pipeline.store.claim import claim
@@ -64,7 +64,7 @@ class RunSummary:
 
 
 def run_planned(
-    job: Job, *, config: object, output: Folder, imports_seconds: float = 0.0, break_claim: bool = False
+    job: Job, *, config: object, output: Folder, clock: StartClock | None = None, break_claim: bool = False
 ) -> RunSummary:
     """Run a job on its output folder, or go on where an earlier run ended.
 
@@ -73,7 +73,7 @@ def run_planned(
     """
     with (
         claim(output, break_claim=break_claim),
-        recorded(output, job=job.name, config=config, imports_seconds=imports_seconds) as record,
+        recorded(output, job=job.name, config=config, clock=clock) as record,
     ):
         output.remove(TEMPORARY_FOLDER)  # what a killed run left half-written
         plan = _plan_or_resume(job, output, record)

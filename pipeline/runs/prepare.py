@@ -20,7 +20,7 @@ from pipeline.media.source import Listing, Media, MediaKind, list_media
 from pipeline.media.span import ClipSpan, parse_fps
 from pipeline.runs.cluster import default_workers
 from pipeline.runs.planned import Job, RunSummary, run_planned
-from pipeline.runs.record import RunRecord
+from pipeline.runs.record import RunRecord, StartClock
 from pipeline.runs.shards import Workers
 from pipeline.stages.prepare import ClipProtocol, PrepareShard
 from pipeline.stages.probe import ProbeMedia
@@ -88,7 +88,7 @@ class PrepareConfig:
             raise ValueError(f"--num-workers: got {self.num_workers}, expected 0 (fill the cluster) or more")
 
 
-def prepare(config: PrepareConfig, *, imports_seconds: float = 0.0) -> RunSummary:
+def prepare(config: PrepareConfig, *, clock: StartClock | None = None) -> RunSummary:
     """Run the job; see `run_planned` for what is raised.
 
     Raises:
@@ -135,9 +135,7 @@ def prepare(config: PrepareConfig, *, imports_seconds: float = 0.0) -> RunSummar
         workers=partial(_workers, config.num_workers),
         describe=describe,
     )
-    return run_planned(
-        job, config=config, output=output, imports_seconds=imports_seconds, break_claim=config.break_claim
-    )
+    return run_planned(job, config=config, output=output, clock=clock, break_claim=config.break_claim)
 
 
 def _workers(num_workers: int) -> Workers:

@@ -18,11 +18,23 @@ from schemas.metadata import RUNS_FOLDER
 _PACKAGES = ("vitok-latents", "ray", "torch", "numpy", "pyarrow", "av", "pillow", "simplejpeg", "webdataset")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StartClock:
+    """When a command began and when its job was called: readings of `time.perf_counter`."""
+
+    started: float = dataclasses.field(default_factory=time.perf_counter)
+    called: float = dataclasses.field(default_factory=time.perf_counter)
+
+
 class RunRecord:
     """One start of a job on a folder: `runs/ID/config.json` at the start, `runs/ID/record.json` at the end."""
 
-    def __init__(self, folder: Folder, *, job: str, config: object, imports_seconds: float) -> None:
-        self.seconds: dict[str, float] = {"imports": imports_seconds}
+    def __init__(self, folder: Folder, *, job: str, config: object, clock: StartClock | None = None) -> None:
+        self._clock = clock or StartClock()
+        self.seconds: dict[str, float] = {
+            "imports": self._clock.called - self._clock.started,
+            "open": time.perf_counter() - self._clock.called,  # the inputs, and what reads them
+        }
         """Wall seconds of the driver by phase."""
         self.worker_seconds: dict[str, float] = {}
         """Seconds of all workers together by step."""
@@ -30,7 +42,6 @@ class RunRecord:
         self._folder = folder
         self._job = job
         self._started = datetime.now(UTC)
-        self._clock = time.perf_counter()
         self._name = f"{RUNS_FOLDER}/{self._started:%Y%m%dT%H%M%S}-{self._started.microsecond:06d}-{os.getpid()}"
         assert dataclasses.is_dataclass(config)
         assert not isinstance(config, type)
@@ -53,7 +64,7 @@ class RunRecord:
 
     def close(self, *, error: BaseException | None = None) -> None:
         """Write the record; called once, however the run ended."""
-        self.seconds["total"] = time.perf_counter() - self._clock + self.seconds["imports"]
+        self.seconds["total"] = time.perf_counter() - self._clock.started
         write_json(
             self._folder,
             f"{self._name}/record.json",
@@ -73,9 +84,9 @@ class RunRecord:
 
 
 @contextmanager
-def recorded(folder: Folder, *, job: str, config: object, imports_seconds: float) -> Iterator[RunRecord]:
+def recorded(folder: Folder, *, job: str, config: object, clock: StartClock | None = None) -> Iterator[RunRecord]:
     """A run record that is written whether the run ends well or not."""
-    record = RunRecord(folder, job=job, config=config, imports_seconds=imports_seconds)
+    record = RunRecord(folder, job=job, config=config, clock=clock)
     try:
         yield record
     except BaseException as error:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pipeline.runs.clips import check_tubelet
 from pipeline.runs.cluster import cluster_resource, connect
-from pipeline.runs.record import recorded
+from pipeline.runs.record import StartClock, recorded
 from pipeline.store.claim import claim
 from pipeline.store.files import TEMPORARY_FOLDER, Folder
 from pipeline.store.index import open_store
@@ -83,7 +83,7 @@ class TrainSummary:
     """Wall time of this run's training, worker start included."""
 
 
-def train(config: TrainConfig, *, imports_seconds: float = 0.0) -> TrainSummary:
+def train(config: TrainConfig, *, clock: StartClock | None = None) -> TrainSummary:
     """Run the job, or go on from its newest checkpoint.
 
     Raises:
@@ -122,7 +122,7 @@ def train(config: TrainConfig, *, imports_seconds: float = 0.0) -> TrainSummary:
     }
     with (
         claim(output, break_claim=config.break_claim),
-        recorded(output, job="train", config=config, imports_seconds=imports_seconds) as record,
+        recorded(output, job="train", config=config, clock=clock) as record,
     ):
         output.remove(TEMPORARY_FOLDER)
         plan = Plan.load(output)

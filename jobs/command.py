@@ -60,6 +60,8 @@ def run(
     except RunRefusedError as error:
         return _fail(error, EXIT_REFUSED)
     except (ValueError, FileNotFoundError) as error:
+        if hasattr(error, "__notes__"):  # a run had begun, so its flags and inputs were good
+            raise
         return _fail(error, EXIT_USAGE)
 
 

@@ -42,11 +42,11 @@ class RunRecord:
         self._folder = folder
         self._job = job
         self._started = datetime.now(UTC)
-        self._name = f"{RUNS_FOLDER}/{self._started:%Y%m%dT%H%M%S}-{self._started.microsecond:06d}-{os.getpid()}"
+        self.name = f"{RUNS_FOLDER}/{self._started:%Y%m%dT%H%M%S}-{self._started.microsecond:06d}-{os.getpid()}"
         assert dataclasses.is_dataclass(config)
         assert not isinstance(config, type)
         resolved = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-        write_json(folder, f"{self._name}/config.json", {"job": job, "config": resolved})
+        write_json(folder, f"{self.name}/config.json", {"job": job, "config": resolved})
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -67,7 +67,7 @@ class RunRecord:
         self.seconds["total"] = time.perf_counter() - self._clock.started
         write_json(
             self._folder,
-            f"{self._name}/record.json",
+            f"{self.name}/record.json",
             {
                 "job": self._job,
                 "started": self._started.isoformat(timespec="seconds"),
@@ -91,5 +91,6 @@ def recorded(folder: Folder, *, job: str, config: object, clock: StartClock | No
         yield record
     except BaseException as error:
         record.close(error=error)
+        error.add_note(f"The run had begun; its record is {folder.path(record.name)}.")
         raise
     record.close()

@@ -1,6 +1,7 @@
 """Planned shards through Ray Data: an actor pool, one shard a call, committed by the worker that made it."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -14,6 +15,11 @@ from pipeline.store.plan import PlannedShard
 _MAX_BLOCKS = 4096
 """Blocks of one dataset. A block is a task to Ray Data, and reports when it ends: one shard each as long as there are
 no more shards than this."""
+
+
+_MAX_RETRIES = 8
+"""Deaths of the worker that one shard survives. Ray's default is without end: a shard that kills whoever takes it would
+keep the run going for ever."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,22 +50,28 @@ def run_shards(
 ) -> Iterator[ShardReport]:
     """Process shards on the connected cluster; reports come as shards are committed, in any order.
 
-    A worker that dies is replaced and its shard done again, by Ray; an exception of the stage ends the run.
+    A worker that dies is replaced and its shard done again, by Ray, `_MAX_RETRIES` times; an exception of the stage
+    ends the run.
     """
     import ray.data
 
-    dataset = ray.data.from_items(
+    planned = ray.data.from_items(
         [{"shard": json.dumps(asdict(shard))} for shard in shards],
         override_num_blocks=min(len(shards), _MAX_BLOCKS),
-    ).map_batches(
-        _ShardWorker,
-        fn_constructor_args=(make_stage,),
-        batch_size=1,
-        batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=min(workers.count, len(shards))),
-        num_cpus=workers.cpus,
-        num_gpus=workers.gpus,
     )
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates its only two ways to bound retries and names no third.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        dataset = planned.map_batches(
+            _ShardWorker,
+            fn_constructor_args=(make_stage,),
+            batch_size=1,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=min(workers.count, len(shards))),
+            num_cpus=workers.cpus,
+            num_gpus=workers.gpus,
+            ray_remote_args_fn=lambda: {"max_task_retries": _MAX_RETRIES},
+        )
     for row in dataset.iter_rows():
         document = json.loads(row["report"])
         yield ShardReport(record=ShardRecord.from_json(document["record"]), seconds=document["seconds"])

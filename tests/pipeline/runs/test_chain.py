@@ -235,3 +235,19 @@ def test_a_corpus_of_nothing_but_broken_files_goes_through_the_chain(corpus, tok
     assert list(LatentStore(str(latents)).batches(4)) == []
     for store in (clips, latents, audited):
         assert verify(VerifyConfig(store=str(store))).problems == []
+
+
+def test_a_damaged_clip_shard_stops_the_run_by_name_and_commits_nothing_of_it(clips, tokenizer, tmp_path):
+    from ray.exceptions import RayTaskError  # here: the embedded Ray must be set up before its first import
+
+    damaged = tmp_path / "clips"
+    shutil.copytree(clips, damaged)
+    shard = min(damaged.glob("grid=*/shard-*.tar"))
+    shard.write_bytes(shard.read_bytes()[:3000])
+    with pytest.raises(RayTaskError, match=shard.name) as error:
+        encoded(damaged, tokenizer, tmp_path / "latents")
+    assert any("its record is" in note for note in error.value.__notes__)
+    assert not (tmp_path / "latents" / "store.json").exists()
+
+    shutil.copy2(clips / shard.relative_to(damaged), shard)
+    assert encoded(damaged, tokenizer, tmp_path / "latents").stored == CLIPS

@@ -11,7 +11,7 @@ def audit_reconstruction(config: AuditConfig, clock: StartClock) -> int:
     """Run the job and print the means."""
     result = audit(config, clock=clock)
     for name, value in result.means.items():
-        sys.stdout.write(f"{name:8} {value:.4f}\n")
+        sys.stdout.write(f"{name:8} {value:.6g}\n")
     sys.stdout.write(f"report   {result.report}\n")
     return 0
 

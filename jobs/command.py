@@ -51,9 +51,11 @@ def run(
     from pipeline.runs.record import StartClock
     from pipeline.store.plan import RunRefusedError
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    for name in ("jobs", "pipeline", "vitok"):
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
-        config = tyro.cli(config_class, args=argv, config=(tyro.conf.FlagConversionOff,))
+        config = tyro.cli(config_class, args=argv)
         if _SUBMITTED in os.environ:
             _refuse_relative_paths(config)
         return function(config, StartClock(started=_STARTED))

@@ -91,7 +91,7 @@ def audit(config: AuditConfig, *, clock: StartClock | None = None) -> AuditResul
     write_audit_page(run.output, REPORT_FILE, document=store.document, examples=examples)
     means = store.document["metrics"]
     assert isinstance(means, dict)
-    return AuditResult(summary=summary, means=means["all"], report=run.output.path(REPORT_FILE))
+    return AuditResult(summary=summary, means=means["all"], report=f"{run.output.url}/{REPORT_FILE}")
 
 
 def _means(records: Sequence[ShardRecord], metrics: Sequence[str]) -> dict[str, object]:

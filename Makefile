@@ -29,4 +29,4 @@ format: install
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .demo build *.egg-info
+	rm -rf .venv .demo .peers build *.egg-info

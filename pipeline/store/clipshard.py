@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
@@ -15,6 +14,7 @@ from PIL import Image
 
 from pipeline.media.image import PILLOW_FAILURES
 from schemas.clip import KEY_PATTERN, ClipMetadata
+from vitok.latents.tar import read_samples
 
 _NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '\|u1', 'fortran_order': False, "
@@ -116,37 +116,6 @@ def read_clips(stream: BinaryIO, *, where: str) -> Iterator[Clip]:
 def read_keys(stream: BinaryIO, *, where: str) -> list[str]:
     """Keys of a tar shard's samples, in order, without decoding them."""
     return [key for key, _ in read_samples(stream, where=where)]
-
-
-def read_samples(stream: BinaryIO, *, where: str) -> Iterator[tuple[str, Mapping[str, bytes]]]:
-    """Key and members by extension of each sample of a tar shard, in order.
-
-    Raises:
-        ValueError: The tar is damaged or cut off, or a member is not KEY.EXTENSION with a safe key.
-    """
-    current: str | None = None
-    members: dict[str, bytes] = {}
-    try:
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
-            for entry in tar:
-                key, dot, extension = entry.name.partition(".")
-                if not entry.isfile() or not dot or KEY_PATTERN.fullmatch(key) is None:
-                    raise ValueError(f"{where}: member {entry.name!r} is not KEY.EXTENSION with a safe key")
-                if current is not None and key != current:
-                    yield current, members
-                    members = {}
-                current = key
-                content = tar.extractfile(entry)
-                assert content is not None
-                members[extension] = content.read()
-            # tarfile takes a damaged or missing header for the end; the true end is two blocks of zeros.
-            assert tar.fileobj is not None
-            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise ValueError(f"{where}: not a whole tar: it ends in the midst of its members")
-    except tarfile.TarError as error:
-        raise ValueError(f"{where}: not a whole tar: {error}") from error
-    if current is not None:
-        yield current, members
 
 
 def _encode_pixels(pixels: NDArray[np.uint8], codec: PixelCodec) -> Iterator[tuple[str, bytes]]:

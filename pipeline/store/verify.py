@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.store.clipshard import read_clips, read_keys, read_samples
+from pipeline.store.clipshard import read_clips, read_keys
 from pipeline.store.documents import read_json
 from pipeline.store.files import FileRecord, Folder, digest_stream
 from pipeline.store.index import IndexRow, Store, open_store, total_counts
@@ -28,6 +28,7 @@ from schemas.metadata import (
     clips_file,
     ledger_file,
 )
+from vitok.latents.tar import read_samples
 
 _FORMATS = (CLIP_STORE_FORMAT, LATENT_STORE_FORMAT, AUDIT_FORMAT)
 

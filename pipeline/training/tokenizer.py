@@ -9,7 +9,7 @@ from pipeline.runs.cluster import cluster_resource, connect
 from pipeline.runs.record import StartClock, recorded
 from pipeline.store.claim import claim
 from pipeline.store.files import TEMPORARY_FOLDER, Folder
-from pipeline.store.index import open_store
+from pipeline.store.index import Store, open_store
 from pipeline.store.plan import Plan, PlanCounts
 from schemas.metadata import CLIP_STORE_FORMAT, FORMAT_VERSION
 from vitok.config import AutoEncoderConfig
@@ -101,25 +101,7 @@ def train(config: TrainConfig, *, clock: StartClock | None = None) -> TrainSumma
     buckets = bucket_sizes(store)
     if not buckets:
         raise ValueError(f"{config.shards} holds no clips to train on")
-    identity = {
-        "format_version": FORMAT_VERSION,
-        "clips": store.identity,
-        "autoencoder": autoencoder.to_json(),
-        "recipe": {
-            name: getattr(config, name)
-            for name in (
-                "max_steps",
-                "batch_size",
-                "learning_rate",
-                "warmup_fraction",
-                "weight_decay",
-                "kl_weight",
-                "max_grad_norm",
-                "precision",
-                "seed",
-            )
-        },
-    }
+    identity = _identity(config, store, autoencoder)
     with (
         claim(output, break_claim=config.break_claim),
         recorded(output, job="train", config=config, clock=clock) as record,
@@ -150,6 +132,27 @@ def train(config: TrainConfig, *, clock: StartClock | None = None) -> TrainSumma
         record.counts |= {"steps": summary.steps, "resumed_steps": before, "buckets": buckets}
         logger.info("train: %d steps done, tokenizer in %s", config.max_steps, tokenizer.url)
         return summary
+
+
+def _identity(config: TrainConfig, store: Store, autoencoder: AutoEncoderConfig) -> dict[str, object]:
+    """Everything that makes this training another one."""
+    recipe = (
+        "max_steps",
+        "batch_size",
+        "learning_rate",
+        "warmup_fraction",
+        "weight_decay",
+        "kl_weight",
+        "max_grad_norm",
+        "precision",
+        "seed",
+    )
+    return {
+        "format_version": FORMAT_VERSION,
+        "clips": store.identity,
+        "autoencoder": autoencoder.to_json(),
+        "recipe": {name: getattr(config, name) for name in recipe},
+    }
 
 
 def _fit(

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -13,8 +12,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from vitok.latents.tar import read_samples
+
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-_KEY = re.compile(r"[A-Za-z0-9_-]{1,96}")
 _NPY_DESCR = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4"}
 _NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '(<[fu]\d)', 'fortran_order': False, 'shape': \(([\d, ]+)\), \} *\n",
@@ -85,7 +85,7 @@ def _read_tar(
 ) -> LatentRows:
     cells: dict[str, list[bytes]] = {name: [] for name in latent_columns}
     documents: list[Mapping[str, object]] = []
-    for key, members in _samples(stream, path):
+    for key, members in read_samples(stream, where=path):
         try:
             document = json.loads(members["json"])
             for name in latent_columns:
@@ -105,33 +105,6 @@ def _read_tar(
         for name, values in cells.items()
     }
     return LatentRows(latents=latents, columns={name: [entry[name] for entry in documents] for name in documents[0]})
-
-
-def _samples(stream: BinaryIO, path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and members by extension of each sample, in order."""
-    current: str | None = None
-    members: dict[str, bytes] = {}
-    try:
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
-            for entry in tar:
-                key, dot, extension = entry.name.partition(".")
-                if not entry.isfile() or not dot or _KEY.fullmatch(key) is None:
-                    raise ValueError(f"{path}: member {entry.name!r} is not KEY.EXTENSION with a safe key")
-                if current is not None and key != current:
-                    yield current, members
-                    members = {}
-                current = key
-                content = tar.extractfile(entry)
-                assert content is not None
-                members[extension] = content.read()
-            # tarfile takes a damaged or missing header for the end; the true end is two blocks of zeros.
-            assert tar.fileobj is not None
-            if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise ValueError(f"{path}: not a whole tar: it ends in the midst of its members")
-    except tarfile.TarError as error:
-        raise ValueError(f"{path}: not a whole tar: {error}") from error
-    if current is not None:
-        yield current, members
 
 
 def _npy_cell(data: bytes, *, shape: tuple[int, ...], dtype: str) -> bytes:

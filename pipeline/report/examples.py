@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.media.reject import RejectClip
@@ -12,7 +11,7 @@ from pipeline.stages.reconstruct import reconstruct
 from pipeline.stages.tokenizer import Tokenizer
 from pipeline.store.clipshard import read_clips
 from pipeline.store.index import Store
-from pipeline.store.plan import Plan
+from pipeline.store.plan import Plan, read_table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +49,7 @@ def worst_and_best(
         if row.path is None:
             continue
         with audit.folder.open(row.path) as stream:
-            measured = pq.read_table(stream, columns=["key", *metrics]).to_pylist()
+            measured = read_table(stream, columns=["key", *metrics]).to_pylist()
         values |= {entry["key"]: {name: entry[name] for name in metrics} for entry in measured}
         ranked += [_Ranked(score=entry[metrics[0]], key=entry["key"], shard=row.shard) for entry in measured]
         ranked.sort()

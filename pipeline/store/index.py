@@ -1,16 +1,13 @@
 """Finished stores: closed by their index and a sealed `store.json`, and opened with both checked."""
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import pyarrow.parquet as pq
 
 from pipeline.store.documents import read_json, sealed, write_json
 from pipeline.store.files import Folder
 from pipeline.store.ledger import ShardRecord, write_index
-from pipeline.store.plan import Plan
+from pipeline.store.plan import Plan, read_table
 from schemas.metadata import FORMAT_VERSION, INDEX_FILE, PLAN_FILE, STORE_FILE, check_format
 
 
@@ -118,5 +115,5 @@ def open_store(folder: Folder, *, format_name: str) -> Store:
     assert isinstance(index, dict)
     if hashlib.sha256(data).hexdigest() != index["sha256"]:
         raise ValueError(f"{folder.path(INDEX_FILE)} is not the index that {STORE_FILE} was written with: damaged")
-    rows = [IndexRow(**row) for row in pq.read_table(io.BytesIO(data)).to_pylist()]
+    rows = [IndexRow(**row) for row in read_table(data).to_pylist()]
     return Store(folder=folder, document=document, rows=rows)

@@ -17,7 +17,7 @@ from pipeline.store.documents import read_json
 from pipeline.store.files import FileRecord, Folder, digest_stream
 from pipeline.store.index import IndexRow, Store, open_store, total_counts
 from pipeline.store.ledger import ShardRecord, index_row
-from pipeline.store.plan import Plan, PlannedShard, RunRefusedError, read_planned_clips
+from pipeline.store.plan import Plan, PlannedShard, RunRefusedError, read_planned_clips, read_table
 from schemas.metadata import (
     AUDIT_FORMAT,
     CLIP_STORE_FORMAT,
@@ -127,7 +127,7 @@ def _check_contents(folder: Folder, record: ShardRecord, sample: int) -> list[st
     problems = []
     ended: list[str] = []
     if record.outcomes is not None:
-        ended = pq.read_table(io.BytesIO(folder.read_bytes(record.outcomes.path)))["key"].to_pylist()
+        ended = read_table(folder.read_bytes(record.outcomes.path))["key"].to_pylist()
         problems += _check_outcomes(folder, record.outcomes.path, filtered=record.filtered, rejected=record.rejected)
     stored: list[str] = []
     if record.file is not None:
@@ -147,7 +147,7 @@ def _check_contents(folder: Folder, record: ShardRecord, sample: int) -> list[st
 
 def _check_outcomes(folder: Folder, path: str, *, filtered: int, rejected: int) -> list[str]:
     try:
-        kinds = Counter(pq.read_table(io.BytesIO(folder.read_bytes(path)))["outcome"].to_pylist())
+        kinds = Counter(read_table(folder.read_bytes(path))["outcome"].to_pylist())
     except (OSError, pa.ArrowException) as error:
         return [f"{path}: cannot be read: {error}"]
     if (kinds["filtered"], kinds["rejected"]) != (filtered, rejected):
@@ -166,7 +166,7 @@ def _stored_keys(folder: Folder, path: str) -> list[str]:
     with folder.open(path) as stream:
         if path.endswith(".tar"):
             return read_keys(stream, where=path)
-        keys: list[str] = pq.read_table(stream, columns=["key"])["key"].to_pylist()
+        keys: list[str] = read_table(stream, columns=["key"])["key"].to_pylist()
         return keys
 
 

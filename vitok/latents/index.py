@@ -1,7 +1,6 @@
 """The index of a latent store: which shards there are and where each sample lies. Needs no schema package."""
 
 import hashlib
-import io
 import json
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 FORMAT = "vitok-latents"
@@ -74,7 +74,9 @@ def read_index(url: str) -> LatentIndex:
     data = file_system.cat_file(f"{root}/{INDEX_FILE}")
     if hashlib.sha256(data).hexdigest() != document["index"]["sha256"]:
         raise ValueError(f"{url}: {INDEX_FILE} is not the index that {STORE_FILE} was written with: damaged")
-    rows = pq.read_table(io.BytesIO(data), columns=["path", "bucket", "stored"]).to_pylist()
+    # Not pq.read_table of a Python file: its threads may outlive the call and abort the interpreter as it ends.
+    table = pq.ParquetFile(pa.BufferReader(data)).read(columns=["path", "bucket", "stored"], use_threads=False)
+    rows = table.to_pylist()
     shards = tuple(
         LatentShard(path=row["path"], grid=_parse_grid(row["bucket"]), num_clips=row["stored"])
         for row in rows

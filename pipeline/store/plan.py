@@ -229,7 +229,7 @@ def read_planned_clips(folder: Folder, shard: PlannedShard) -> list[PlannedClip]
     """The clips of one planned shard, in order: one row group."""
     path, row_group = clips_file(shard.index)
     with folder.open(path) as stream:
-        rows = pq.ParquetFile(stream).read_row_group(row_group).to_pylist()
+        rows = pq.ParquetFile(stream).read_row_group(row_group, use_threads=False).to_pylist()
     return [PlannedClip(**row) for row in rows]
 
 

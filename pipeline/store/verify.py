@@ -176,7 +176,7 @@ def _check_sample(folder: Folder, path: str, sample: int) -> list[str]:
         return []
     with folder.open(path) as stream:
         if path.endswith(".parquet"):
-            rows = next(pq.ParquetFile(stream).iter_batches(batch_size=sample))
+            rows = next(pq.ParquetFile(stream).iter_batches(batch_size=sample, use_threads=False))
             latents = ((str(row["key"]), _latent_cells(rows.schema, row)) for row in rows.to_pylist())
             return _nonfinite(path, latents)
         if read_json(folder, STORE_FILE)["format"] == CLIP_STORE_FORMAT:

@@ -61,7 +61,7 @@ def _row_groups(stream: BinaryIO, path: str) -> Iterator[pa.Table]:
     try:
         file = pq.ParquetFile(stream)
         for group in range(file.num_row_groups):
-            yield file.read_row_group(group)
+            yield file.read_row_group(group, use_threads=False)
     except pa.ArrowException as error:
         raise ValueError(f"{path}: not a whole Parquet file: {error}") from error
 

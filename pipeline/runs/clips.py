@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.runs.cluster import default_workers
-from pipeline.runs.record import RunRecord
 from pipeline.runs.shards import Workers
 from pipeline.store.files import Folder
 from pipeline.store.index import Store, open_store
@@ -62,7 +61,7 @@ class TokenizerRun:
     inference: "Inference"
     config: TokenizerRunConfig
 
-    def plan(self, job: str, identity: Mapping[str, object], _record: RunRecord) -> Plan:
+    def plan(self, job: str, identity: Mapping[str, object]) -> Plan:
         """Plan shards over the committed shards of the clip store: O(shards), no clip is read."""
         clip_shards = [(row.bucket, row.path, row.stored) for row in self.source.rows if row.path is not None]
         shards = list(group_sources(clip_shards, shard_size=self.config.shard_size))

@@ -28,7 +28,7 @@ class Job:
     store_format: str
     identity: Mapping[str, object]
     """Everything that can change an output byte."""
-    make_plan: Callable[[RunRecord], Plan]
+    make_plan: Callable[[], Plan]
     """Called once in the life of an output folder, with Ray connected."""
     make_stage: Callable[[], ShardStage]
     """Picklable; called in each worker."""
@@ -121,7 +121,7 @@ def _plan_or_resume(job: Job, output: Folder, record: RunRecord) -> Plan:
     with record.phase("ray"):
         connect()
     with record.phase("plan"):
-        plan = job.make_plan(record)
+        plan = job.make_plan()
     logger.info("%s: planned %d clips in %d shards", job.name, plan.counts.planned, len(plan.shards))
     return plan
 

@@ -20,7 +20,7 @@ from pipeline.media.source import Listing, Media, MediaKind, list_media
 from pipeline.media.span import ClipSpan, parse_fps
 from pipeline.runs.cluster import default_workers
 from pipeline.runs.planned import Job, RunSummary, run_planned
-from pipeline.runs.record import RunRecord, StartClock
+from pipeline.runs.record import StartClock
 from pipeline.runs.shards import Workers
 from pipeline.stages.prepare import ClipProtocol, PrepareShard
 from pipeline.stages.probe import ProbeMedia
@@ -157,7 +157,6 @@ def _plan(
     protocol: ClipProtocol,
     tubelet: Tubelet,
     listing: Listing,
-    _record: RunRecord,
 ) -> Plan:
     """Probe every media on the cluster and lay its clips into shards, in the media's order."""
     columns = {name: [getattr(media, name) for media in listing.media] for name in MEDIA_SCHEMA.names}

@@ -22,6 +22,7 @@ COMMANDS = {
     "encode": ("jobs.encode_corpus", "clip shards and a tokenizer to a latent store"),
     "audit": ("jobs.audit_reconstruction", "how well a tokenizer gives clips back, with a report"),
     "verify": ("jobs.verify_store", "prove that a store is whole"),
+    "describe": ("jobs.describe_model", "parameters, MACs and latent size of variants"),
     "demo": ("jobs.run_demo", "the whole chain on photographs and clips from installed packages"),
 }
 """Commands of `vitok`: module and what it does. `python jobs/NAME.py` runs the same."""
@@ -40,11 +41,21 @@ EXIT_REFUSED = 3
 
 
 def run(
-    config_class: type[Config], function: "Callable[[Config, StartClock], int]", argv: Sequence[str] | None = None
+    config_class: type[Config],
+    function: "Callable[[Config, StartClock], int]",
+    argv: Sequence[str] | None = None,
+    *,
+    default: Config | None = None,
 ) -> int:
     """Parse flags into a config, call the job with it and the clock of its start, and return its exit code.
 
     What a user can mend is one message without a traceback; everything else is a programming fault and keeps its own.
+
+    Args:
+        config_class: A dataclass; the fields of dataclasses in it are flags beside its own.
+        function: The job.
+        argv: Flags; None: those of the process.
+        default: What flags that are not given stand at, where not at the class's defaults.
     """
     import tyro
 
@@ -55,7 +66,11 @@ def run(
     for name in ("jobs", "pipeline", "vitok"):
         logging.getLogger(name).setLevel(logging.INFO)
     try:
-        config = tyro.cli(config_class, args=argv)
+        flags = (tyro.conf.OmitArgPrefixes,)
+        if default is None:
+            config = tyro.cli(config_class, args=argv, config=flags)
+        else:
+            config = tyro.cli(config_class, args=argv, config=flags, default=default)
         if _SUBMITTED in os.environ:
             _refuse_relative_paths(config)
         return function(config, StartClock(started=_STARTED))

@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import files
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from pipeline.runs.encode import EncodeConfig, encode
 from pipeline.runs.planned import RunSummary
 from pipeline.runs.prepare import PrepareConfig, prepare
 from pipeline.runs.record import StartClock
-from pipeline.training.tokenizer import TrainConfig, TrainSummary, train
+from pipeline.training.recipes import laptop
+from pipeline.training.tokenizer import TrainSummary, train
 
 TRAIN_MEDIA = {
     "scikit-image": (
@@ -45,9 +46,7 @@ HELD_OUT_MEDIA = {
 RESOLUTION = 64
 NUM_FRAMES = 8
 TUBELET = "4x8"
-VARIANT = f"N-T/{TUBELET}"  # 192 wide, 2 + 4 blocks: learns something on two cores in a minute or two
 SHARD_SIZE = 8
-BATCH_SIZE = 16
 READ_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
@@ -102,18 +101,13 @@ def chain(root: Path, *, steps: int, clock: StartClock | None = None) -> DemoRes
             ),
             clock=clock,
         )
+    recipe = laptop(shards=(str(root / "clips" / "train"),), output=str(root / "training"))
     training = train(
-        TrainConfig(
-            shards=str(root / "clips" / "train"),
-            output=str(root / "training"),
-            variant=VARIANT,
-            latent_channels=16,
-            max_steps=steps,
-            batch_size=BATCH_SIZE,
-            learning_rate=2.4e-2,  # 1.5e-3 at 16 clips: small models take, and on few steps need, more than the paper's
-            precision="bfloat16",
-            threads_per_worker=2,
-            checkpoint_every=100,
+        replace(
+            recipe,
+            optimizer=replace(recipe.optimizer, max_steps=steps),
+            parallel=replace(recipe.parallel, threads_per_worker=2),
+            watch=replace(recipe.watch, validation=str(root / "clips" / "held-out")),
         )
     )
     latents = encode(
@@ -227,9 +221,10 @@ def _rate(summary: RunSummary) -> str:
 def _training(summary: TrainSummary) -> str:
     if not summary.steps:
         return f"all {summary.resumed_steps} steps were already taken"
-    rate = summary.steps * BATCH_SIZE / summary.seconds
+    rate = summary.clips / summary.seconds
     return (
-        f"{summary.steps} steps of {BATCH_SIZE} in {summary.seconds:.0f} s, {rate:.1f} clips/s, workers' start included"
+        f"{summary.steps} steps of {summary.clips // summary.steps} in {summary.seconds:.0f} s, {rate:.1f} clips/s, "
+        "workers' start included"
     )
 
 

@@ -1,21 +1,40 @@
-"""Train a tokenizer: ViTok, stage 1, on clip shards."""
+"""Train a tokenizer: ViTok, stage 1 or 2, on clip shards; flags change the recipe they follow."""
 
+import argparse
 import sys
 
-from jobs.command import run
+import tyro
+
+from jobs.command import EXIT_FAILED, EXIT_USAGE, run
 from pipeline.runs.record import StartClock
-from pipeline.training.tokenizer import TrainConfig, train
+from pipeline.training.config import TrainConfig
+from pipeline.training.recipes import RECIPES
+from pipeline.training.tokenizer import NonFiniteLossError, train
 
 
 def train_tokenizer(config: TrainConfig, clock: StartClock) -> int:
     """Run the job."""
-    train(config, clock=clock)
+    try:
+        train(config, clock=clock)
+    except NonFiniteLossError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_FAILED
     return 0
 
 
 def main() -> int:
     """Entry point."""
-    return run(TrainConfig, train_tokenizer)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe", default="")
+    chosen, argv = parser.parse_known_args()
+    if not chosen.recipe:
+        return run(TrainConfig, train_tokenizer, argv)
+    if chosen.recipe not in RECIPES:
+        sys.stderr.write(f"error: --recipe: got {chosen.recipe!r}, expected one of {', '.join(RECIPES)}\n")
+        return EXIT_USAGE
+    # The flags that a recipe leaves open stay needed ones.
+    default = RECIPES[chosen.recipe](shards=tyro.MISSING, output=tyro.MISSING)
+    return run(TrainConfig, train_tokenizer, argv, default=default)
 
 
 if __name__ == "__main__":

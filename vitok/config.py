@@ -4,9 +4,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Literal, Self, cast
+from typing import Literal, Self, cast, get_args
 
 Activation = Literal["swiglu", "geglu"]
+Positions = Literal["rope3d", "rope1d", "sincos3d", "none"]
+Bottleneck = Literal["kl", "layer_norm", "tanh", "none"]
+
+_DEFAULT_NOISE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,12 +150,31 @@ class AutoEncoderConfig:
     """Not in the paper; the v1 code's value."""
     layer_norm_eps: float = 1e-5
     """Not in the paper; torch's default, as in the v1 code."""
+    positions: Positions = "rope3d"
+    """How tokens know their place. The paper says 3D axial RoPE; the v1 code runs RoPE over the flattened index
+    ("rope1d"), on videos with added sin-cos positions besides. Our "sincos3d" is the sin-cos positions alone."""
+    bottleneck: Bottleneck = "kl"
+    """What stands between encoder and decoder: the paper's Gaussian, v2's LayerNorm without affine, tanh and noise,
+    or nothing (see `vitok.model.bottleneck`)."""
+    bottleneck_noise: float = _DEFAULT_NOISE
+    """Standard deviation of what a sample of the tanh bottleneck adds; ours, no source states one. The other
+    bottlenecks have no use for it and refuse any value but the default."""
 
     def __post_init__(self) -> None:
         if self.latent_channels < 1:
             raise ValueError(f"latent_channels: got {self.latent_channels}, expected at least 1")
-        if self.activation not in ("swiglu", "geglu"):
-            raise ValueError(f'activation: got {self.activation!r}, expected "swiglu" or "geglu"')
+        for name, choices in (("activation", Activation), ("positions", Positions), ("bottleneck", Bottleneck)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(get_args(choices))}")
+        if self.bottleneck == "layer_norm" and self.latent_channels == 1:
+            raise ValueError("latent_channels: got 1, expected at least 2: the layer norm of one channel is always 0")
+        if not 0.0 <= self.bottleneck_noise < math.inf:
+            raise ValueError(f"bottleneck_noise: got {self.bottleneck_noise}, expected a finite number of at least 0")
+        if self.bottleneck != "tanh" and self.bottleneck_noise != _DEFAULT_NOISE:
+            raise ValueError(
+                f"bottleneck_noise: got {self.bottleneck_noise} with the bottleneck {self.bottleneck}: only tanh adds "
+                "noise, so leave it out"
+            )
 
     @classmethod
     def from_name(cls, name: str, *, latent_channels: int = 16) -> Self:
@@ -178,17 +201,19 @@ class AutoEncoderConfig:
 
     @classmethod
     def from_json(cls, value: Mapping[str, object]) -> Self:
-        """Rebuild a config from `to_json`'s value.
+        """Rebuild a config from `to_json`'s value, also from one of before there were the keys of `_LATER_KEYS`.
 
         Raises:
             ValueError: A key is missing or unknown, or a value is of another kind.
         """
-        expected = {field.name for field in fields(cls)}
-        if set(value) != expected:
+        known = {field.name for field in fields(cls)}
+        required = known - set(_LATER_KEYS)
+        if not required <= set(value) <= known:
             raise ValueError(
-                f"auto-encoder config: missing keys {sorted(expected - set(value))}, "
-                f"unknown keys {sorted(set(value) - expected)}"
+                f"auto-encoder config: missing keys {sorted(required - set(value))}, "
+                f"unknown keys {sorted(set(value) - known)}"
             )
+        value = {**_LATER_KEYS, **value}
         try:
             return cls(
                 encoder=TransformerConfig(**_integers("encoder", value["encoder"])),
@@ -198,6 +223,9 @@ class AutoEncoderConfig:
                 activation=cast(Activation, value["activation"]),  # __post_init__ checks it
                 rope_theta=_number("rope_theta", value["rope_theta"]),
                 layer_norm_eps=_number("layer_norm_eps", value["layer_norm_eps"]),
+                positions=cast(Positions, value["positions"]),
+                bottleneck=cast(Bottleneck, value["bottleneck"]),
+                bottleneck_noise=_number("bottleneck_noise", value["bottleneck_noise"]),
             )
         except TypeError as error:
             raise ValueError(f"auto-encoder config: {error}") from error
@@ -206,9 +234,22 @@ class AutoEncoderConfig:
         """The config as JSON-ready values; `from_json` reads it back."""
         return asdict(self)
 
+    def identity(self) -> dict[str, object]:
+        """What of the config goes into a model's fingerprint: `to_json` without the later keys left at their defaults.
+
+        So a model that could have been described before there were these keys keeps the fingerprint it had.
+        """
+        return {
+            key: value for key, value in self.to_json().items() if key not in _LATER_KEYS or value != _LATER_KEYS[key]
+        }
+
     def grid(self, *, num_frames: int, height: int, width: int) -> Grid:
         """Latent grid of a clip of that size (see `Grid.of_clip`)."""
         return Grid.of_clip(num_frames=num_frames, height=height, width=width, tubelet=self.tubelet)
+
+
+_LATER_KEYS: Mapping[str, object] = {"positions": "rope3d", "bottleneck": "kl", "bottleneck_noise": _DEFAULT_NOISE}
+"""Keys that configs of the first format version lack, and what their absence means."""
 
 
 def _integers(name: str, value: object) -> dict[str, int]:

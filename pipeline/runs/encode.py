@@ -29,10 +29,19 @@ class EncodeConfig(TokenizerRunConfig):
 
 
 def encode(config: EncodeConfig, *, clock: StartClock | None = None) -> RunSummary:
-    """Run the job; see `run_planned` and `open_run` for what is raised."""
+    """Run the job; see `run_planned` and `open_run` for what else is raised.
+
+    Raises:
+        ValueError: The log variance is asked for, and the tokenizer has none.
+    """
     from pipeline.stages.encode import EncodeShard, LatentFormat
 
     run = open_run(config)
+    if config.logvar and run.autoencoder.bottleneck != "kl":
+        raise ValueError(
+            f"--logvar: the tokenizer {run.tokenizer_url} has the bottleneck {run.autoencoder.bottleneck}, "
+            "which learns no variance (kl does): leave --logvar out, or give another tokenizer"
+        )
     latent = LatentFormat(
         format=config.format, dtype=config.dtype, columns=("mean", "logvar") if config.logvar else ("mean",)
     )

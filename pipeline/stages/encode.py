@@ -96,9 +96,13 @@ class EncodeShard:
     ) -> tuple[dict[str, NDArray[np.generic]], dict[str, NDArray[np.float32]]]:
         """By column: the arrays to store, [B, T', H', W', K], and what they are worth after rounding, as float32."""
         posterior = self._tokenizer.encode(clips)
-        stored = {
-            name: getattr(posterior, name).to(getattr(torch, self._latent.dtype)) for name in self._latent.columns
-        }
+        dtype: torch.dtype = getattr(torch, self._latent.dtype)
+        by_column = {"mean": posterior.mean, "logvar": posterior.logvar}
+        stored = {}
+        for name in self._latent.columns:
+            values = by_column[name]
+            assert values is not None, "the job refuses columns that its tokenizer lacks"
+            stored[name] = values.to(dtype)
         views = {name: tensor.float().numpy() for name, tensor in stored.items()}
         # numpy has no bfloat16: its 16 bits travel as uint16.
         bits = {

@@ -66,7 +66,11 @@ class Tokenizer:
         with self._autocast():
             posterior = self.model.encode(from_uint8(torch.from_numpy(filled).to(self.inference.device)))
         kept = slice(len(clips))
-        return Posterior(mean=posterior.mean[kept].float().cpu(), logvar=posterior.logvar[kept].float().cpu())
+        return Posterior(
+            mean=posterior.mean[kept].float().cpu(),
+            logvar=None if posterior.logvar is None else posterior.logvar[kept].float().cpu(),
+            noise_std=posterior.noise_std,
+        )
 
     @torch.inference_mode()
     def decode(self, latent: torch.Tensor, *, num_frames: int) -> torch.Tensor:

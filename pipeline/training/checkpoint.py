@@ -1,23 +1,32 @@
-"""Training checkpoints: model, optimizer and progress of one step, in safetensors and JSON, whole or absent.
+"""Training checkpoints: everything a run needs to go on, in safetensors and JSON, whole or absent.
 
 <output>/checkpoints/step-00000100/
-    model.safetensors, config.json   the model, as vitok.model.checkpoint writes it
-    optimizer.safetensors            AdamW's state: NAME.step, NAME.exp_avg, NAME.exp_avg_sq of every parameter
-    state.json                       written last: step and curve; a folder without it is no checkpoint
+    part-00000-of-00002.safetensors   tensors by name; each worker writes those that fall to it
+        NAME/weights/TENSOR           every tensor of the state dict of player NAME (tokenizer, discriminator)
+        NAME/ema/TENSOR               its averaged weights, where there are any
+        NAME/adamw/TENSOR/KEY         AdamW's step, exp_avg and exp_avg_sq of every trained parameter
+    state.json                        written last: a folder without it is no checkpoint
+        step, curve                   optimizer steps taken; logged loss terms
+        used                          clips taken of every stream: the position in the data
+        num_parts
+
+Random numbers need no entry: every draw is a function of (seed, step, worker). Every tensor is whole in the file, so a
+run goes on with any number of workers and either strategy.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import cast
 
 import torch
 from safetensors.torch import load, save
+from torch import Tensor
 
 from pipeline.store.documents import read_json, write_json
 from pipeline.store.files import Folder
-from vitok.model.autoencoder import AutoEncoder
-from vitok.model.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.training.parallel import Parallel, like, whole
+from pipeline.training.player import Player
 
 CHECKPOINTS_FOLDER = "checkpoints"
 _NAME = re.compile(r"checkpoints/step-(\d{8})/state\.json")
@@ -25,33 +34,47 @@ _NAME = re.compile(r"checkpoints/step-(\d{8})/state\.json")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CurvePoint:
-    """Loss terms of one logged step, means over workers."""
+    """What was logged of one step, means over workers and over the parts of the step."""
 
     step: int
-    loss: float
-    reconstruction: float
-    kl: float
+    values: Mapping[str, float]
+    """By name: loss terms, gradient norms, learning rates."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progressed:
     """How far a run is."""
 
-    step: int
+    step: int = 0
     """Optimizer steps taken."""
-    curve: tuple[CurvePoint, ...]
+    used: Mapping[str, int]
+    """Clips that all workers together have taken of each stream."""
+    curve: tuple[CurvePoint, ...] = ()
 
 
-def save_training(folder: Folder, model: AutoEncoder, optimizer: torch.optim.Optimizer, progressed: Progressed) -> None:
-    """Write the checkpoint of a step and remove those before it."""
-    name = f"{CHECKPOINTS_FOLDER}/step-{progressed.step:08d}"
-    save_checkpoint(folder.subfolder(name).url, model)
-    folder.write_bytes(f"{name}/optimizer.safetensors", save(_flatten(model, optimizer)))
-    curve = [[point.step, point.loss, point.reconstruction, point.kl] for point in progressed.curve]
-    write_json(folder, f"{name}/state.json", {"step": progressed.step, "curve": curve})
-    for step in _steps(folder):
-        if step < progressed.step:
-            folder.remove(f"{CHECKPOINTS_FOLDER}/step-{step:08d}")
+def save_training(folder: Folder, players: Sequence[Player], progressed: Progressed, parallel: Parallel) -> None:
+    """Write the checkpoint of a step and remove those before it; every worker calls it at the same step."""
+    name = _folder_of(progressed.step)
+    part = {
+        key: whole_tensor.detach().cpu().contiguous()
+        for place, (key, tensor) in enumerate(_entries(players))
+        # Every worker takes part in making each tensor whole, and keeps its own share of them.
+        if (whole_tensor := whole(tensor)) is not None and place % parallel.world_size == parallel.rank
+    }
+    folder.write_bytes(_part_path(name, parallel.rank, parallel.world_size), save(part))
+    parallel.wait()
+    if parallel.rank == 0:
+        state = {
+            "step": progressed.step,
+            "used": dict(progressed.used),
+            "curve": [asdict(point) for point in progressed.curve],
+            "num_parts": parallel.world_size,
+        }
+        write_json(folder, f"{name}/state.json", state)
+        for step in _steps(folder):
+            if step < progressed.step:
+                folder.remove(_folder_of(step))
+    parallel.wait()
 
 
 def latest_step(folder: Folder) -> int | None:
@@ -59,40 +82,59 @@ def latest_step(folder: Folder) -> int | None:
     return max(_steps(folder), default=None)
 
 
-def load_training(folder: Folder, step: int, model: AutoEncoder, optimizer: torch.optim.Optimizer) -> Progressed:
-    """Put a checkpoint into a model and its optimizer.
+def load_training(folder: Folder, step: int, players: Sequence[Player]) -> Progressed:
+    """Put a checkpoint into players made as those that were saved.
 
     Raises:
-        ValueError: The checkpoint is of another model.
+        ValueError: The checkpoint is of other players.
     """
-    name = f"{CHECKPOINTS_FOLDER}/step-{step:08d}"
-    model.load_state_dict(load_checkpoint(folder.subfolder(name).url).state_dict())
-    _unflatten(load(folder.read_bytes(f"{name}/optimizer.safetensors")), model, optimizer)
+    name = _folder_of(step)
     state = read_json(folder, f"{name}/state.json")
-    curve = cast(Sequence[tuple[int, float, float, float]], state["curve"])
+    num_parts = cast(int, state["num_parts"])
+    found: dict[str, Tensor] = {}
+    for part in range(num_parts):
+        found |= load(folder.read_bytes(_part_path(name, part, num_parts)))
+    for player in players:
+        player.begin_state()
+    expected = dict(_entries(players))
+    other = [
+        key
+        for key in sorted(set(found) | set(expected))
+        if key not in found or key not in expected or found[key].shape != expected[key].shape
+    ]
+    if other:
+        raise ValueError(
+            f"{folder.path(name)}: {len(other)} tensors are missing, unknown or of another shape, the first "
+            f"{other[0]!r}: the checkpoint is of another model"
+        )
+    with torch.no_grad():
+        for key, tensor in expected.items():
+            tensor.copy_(like(found[key], tensor))
+    points = cast(Sequence[Mapping[str, object]], state["curve"])
     return Progressed(
         step=cast(int, state["step"]),
-        curve=tuple(CurvePoint(step=at, loss=loss, reconstruction=mse, kl=kl) for at, loss, mse, kl in curve),
+        used=cast(Mapping[str, int], state["used"]),
+        curve=tuple(
+            CurvePoint(step=cast(int, point["step"]), values=cast(Mapping[str, float], point["values"]))
+            for point in points
+        ),
     )
+
+
+def _entries(players: Sequence[Player]) -> Iterator[tuple[str, Tensor]]:
+    for player in players:
+        for key, tensor in player.tensors():
+            yield f"{player.name}/{key}", tensor
+
+
+def _folder_of(step: int) -> str:
+    return f"{CHECKPOINTS_FOLDER}/step-{step:08d}"
+
+
+def _part_path(folder: str, part: int, num_parts: int) -> str:
+    return f"{folder}/part-{part:05d}-of-{num_parts:05d}.safetensors"
 
 
 def _steps(folder: Folder) -> list[int]:
     matches = (_NAME.fullmatch(path) for path in folder.find(CHECKPOINTS_FOLDER))
     return [int(match[1]) for match in matches if match]
-
-
-def _flatten(model: AutoEncoder, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"{name}.{key}"] = value.detach().cpu().contiguous()
-    return tensors
-
-
-def _unflatten(tensors: dict[str, torch.Tensor], model: AutoEncoder, optimizer: torch.optim.Optimizer) -> None:
-    state: dict[torch.Tensor, dict[str, torch.Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            value = tensors[f"{name}.{key}"]
-            state.setdefault(parameter, {})[key] = value if key == "step" else value.to(parameter.device)
-    optimizer.state.update(state)

@@ -1,92 +1,242 @@
-"""Clips into training workers: one Ray Data stream a bucket, read shard by shard."""
+"""Clips into a training worker: each stream through Ray Data, in the order that `pipeline.training.order` fixes."""
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from pipeline.store.clipshard import read_clips
+from pipeline.store.clipshard import Clip, read_clips
 from pipeline.store.files import Folder
 from pipeline.store.index import Store
+from pipeline.training.augment import augment
+from pipeline.training.config import DataFlags
+from pipeline.training.order import Mixture, Shard, Stream, Unit, worker_units
 
 if TYPE_CHECKING:
     import ray.data
 
 _READ_CPUS = 0.25
 """Of one reading task: decoding waits for files as much as it computes, and must fit beside training workers."""
-_CLIPS_PER_BLOCK = 32
-_CLIPS_PER_TASK = 256
-"""At least, where shards are smaller: a task costs more than a handful of clips."""
-_MAX_SHARDS = 4096
-"""Shards that one start of a stream reads, where a store has fewer."""
+_BLOCK_BYTES = 1 << 23
+_SHUFFLE_BYTES = 1 << 29
+"""Most pixels that a reading task holds to shuffle."""
+_AHEAD_BYTES = 1 << 28
+"""Most pixels that lie read and not yet used, of one stream and worker."""
+_UNIT_COLUMNS = ("paths", "epoch", "number", "skip")
+_CLIPS_PER_TASK = 512
+"""At least, where units are smaller: a task costs more than a handful of clips."""
+_CLIPS_PER_STREAM = 1 << 17
+"""After so many a Ray Data stream ends and the next begins: its list of tasks is held in memory."""
 
 
-class ReadClips:
-    """Paths of clip shards in, blocks of pixels out; what Ray Data maps over."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """One worker's clips of one step."""
 
-    def __init__(self, folder: Folder) -> None:
+    pixels: torch.Tensor
+    """uint8 [b, T, H, W, 3]."""
+    keys: tuple[str, ...]
+    used: Mapping[str, int]
+    """Clips that all workers together have taken of each stream, this batch included: the position in the data."""
+
+
+class ReadUnit:
+    """A unit in, blocks of its clips out, shuffled and augmented; what Ray Data maps over."""
+
+    def __init__(self, folder: Folder, *, seed: int, flags: DataFlags) -> None:
         self._folder = folder
+        self._seed = seed
+        self._flags = flags
 
-    def __call__(self, batch: Mapping[str, NDArray[np.object_]]) -> Iterator[dict[str, NDArray[np.uint8]]]:
-        """Pixels [n, T, H, W, 3] of every clip, n at most `_CLIPS_PER_BLOCK`."""
-        for path in batch["path"]:
-            held: list[NDArray[np.uint8]] = []
-            with self._folder.open(path) as stream:
-                for clip in read_clips(stream, where=self._folder.path(path)):
-                    held.append(clip.pixels)
-                    if len(held) == _CLIPS_PER_BLOCK:
-                        yield {"pixels": np.stack(held)}
-                        held = []
+    def __call__(self, batch: Mapping[str, NDArray[np.object_]]) -> Iterator[dict[str, NDArray[np.generic]]]:
+        """`pixels` uint8 [n, T, H, W, 3] and `key` of every clip that the unit does not skip."""
+        for paths, epoch, number, skip in zip(*(batch[name] for name in _UNIT_COLUMNS), strict=True):
+            held: list[tuple[NDArray[np.uint8], str]] = []
+            shuffle = np.random.default_rng([self._seed, epoch, number])
+            for clip in itertools.islice(self._shuffled(paths, shuffle), skip, None):
+                key = clip.metadata.key
+                generator = np.random.default_rng([self._seed, epoch, crc32(key.encode())])
+                pixels = augment(
+                    clip.pixels,
+                    how=self._flags.augmentation,
+                    resolution=self._flags.resolution,
+                    generator=generator,
+                )
+                held.append((pixels, key))
+                if len(held) * pixels.nbytes >= _BLOCK_BYTES:
+                    yield _block(held)
+                    held = []
             if held:
-                yield {"pixels": np.stack(held)}
+                yield _block(held)
+
+    def _shuffled(self, paths: Sequence[str], generator: np.random.Generator) -> Iterator[Clip]:
+        """Clips of shards through a buffer that each new clip takes a random place of."""
+        buffer: list[Clip] = []
+        for clip in self._clips(paths):
+            room = max(1, min(self._flags.shuffle_clips, _SHUFFLE_BYTES // clip.pixels.nbytes))
+            if len(buffer) < room:
+                buffer.append(clip)
+                continue
+            place = int(generator.integers(room))
+            yield buffer[place]
+            buffer[place] = clip
+        for place in generator.permutation(len(buffer)):
+            yield buffer[place]
+
+    def _clips(self, paths: Sequence[str]) -> Iterator[Clip]:
+        for path in paths:
+            with self._folder.open(path) as stream:
+                yield from read_clips(stream, where=self._folder.path(path))
 
 
-def bucket_sizes(store: Store) -> dict[str, int]:
-    """Clips by bucket, for buckets that have any."""
-    sizes: dict[str, int] = {}
-    for row in store.rows:
-        if row.stored:
-            sizes[row.bucket] = sizes.get(row.bucket, 0) + row.stored
-    return dict(sorted(sizes.items()))
+def streams_of(stores: Sequence[Store]) -> list[Stream]:
+    """What each store holds of each bucket, buckets without clips left out."""
+    streams = []
+    for place, store in enumerate(stores):
+        shards: dict[str, list[Shard]] = {}
+        for row in store.rows:
+            if row.path is not None and row.stored:
+                shards.setdefault(row.bucket, []).append(Shard(path=row.path, num_clips=row.stored))
+        streams += [Stream(store=place, bucket=name, shards=tuple(held)) for name, held in sorted(shards.items())]
+    return streams
 
 
-def bucket_dataset(store: Store, bucket: str, *, num_clips: int, seed: int) -> "ray.data.Dataset":
-    """Clips of a bucket as rows of `pixels` [T, H, W, 3], epoch after epoch, shards in another order in each.
+class Batches:
+    """The batches of one worker, step after step."""
 
-    One dataset holds many epochs, so that an epoch of a small store does not cost a start of the stream.
+    def __init__(
+        self,
+        folders: Sequence[Folder],
+        streams: Sequence[Stream],
+        *,
+        mixture: Mixture,
+        flags: DataFlags,
+        seed: int,
+        rank: int,
+        world_size: int,
+        step: int,
+        num_steps: int,
+        used: Mapping[str, int],
+    ) -> None:
+        """Begin at a step.
 
-    Args:
-        store: The clip store.
-        bucket: Which of its buckets.
-        num_clips: How many the training will ask for; there may come fewer, and the stream is then read again.
-        seed: Of the order.
+        Args:
+            folders: Of the stores.
+            streams: Of all stores.
+            mixture: What draws the clips of a step.
+            flags: Batch size and augmentation.
+            seed: Of order and augmentation.
+            rank: Of this worker.
+            world_size: Number of workers.
+            step: The first step to come.
+            num_steps: About how many will come.
+            used: Clips that all workers together have taken of each stream, by its name.
+        """
+        self._used = dict(used)
+        self._mixture = mixture
+        self._step = step
+        self._world_size = world_size
+        self._num_clips = flags.batch_size // world_size
+        self._readers = {
+            stream.name: _Reader(
+                _blocks(
+                    worker_units(
+                        stream,
+                        seed=seed,
+                        unit_clips=flags.shuffle_clips,
+                        rank=rank,
+                        world_size=world_size,
+                        skip=used.get(stream.name, 0) // world_size,
+                    ),
+                    ReadUnit(folders[stream.store], seed=seed, flags=flags),
+                    num_clips=min(mixture.expected(stream, num_clips=self._num_clips * num_steps), _CLIPS_PER_STREAM),
+                    num_streams=len(streams) * world_size,
+                )
+            )
+            for stream in streams
+        }
+
+    def __next__(self) -> Batch:
+        """The next step's clips."""
+        counts = self._mixture.draw(self._step, num_clips=self._num_clips)
+        parts = [part for name, count in counts.items() for part in self._readers[name].take(count)]
+        for name, count in counts.items():
+            self._used[name] = self._used.get(name, 0) + count * self._world_size
+        self._step += 1
+        return Batch(
+            pixels=torch.from_numpy(np.concatenate([pixels for pixels, _ in parts])),
+            keys=tuple(str(key) for _, keys in parts for key in keys),
+            used=dict(self._used),
+        )
+
+
+class _Reader:
+    """Clips out of blocks, as many as are asked for."""
+
+    def __init__(self, blocks: Iterator[Mapping[str, NDArray[np.generic]]]) -> None:
+        self._blocks = blocks
+        self._pixels: NDArray[np.generic] = np.empty(0)
+        self._keys: NDArray[np.generic] = np.empty(0)
+
+    def take(self, count: int) -> Iterator[tuple[NDArray[np.generic], NDArray[np.generic]]]:
+        """Pixels and keys of the next clips, in as few pieces as the blocks allow."""
+        while count:
+            if not len(self._keys):
+                block = next(self._blocks)
+                self._pixels, self._keys = block["pixels"], block["key"]
+            yield self._pixels[:count], self._keys[:count]
+            taken = min(count, len(self._keys))
+            self._pixels, self._keys = self._pixels[taken:], self._keys[taken:]
+            count -= taken
+
+
+def _blocks(
+    units: Iterator[Unit], reader: ReadUnit, *, num_clips: int, num_streams: int
+) -> Iterator[Mapping[str, NDArray[np.generic]]]:
+    """Blocks of an endless sequence of units, read by Ray Data tasks ahead of their use.
+
+    A stream is begun over about `num_clips` at first, which is what the training is expected to take, so that nothing
+    is read in vain behind a short one's back.
     """
+    while True:
+        held: list[Unit] = []
+        while num_clips > 0 or not held:
+            held.append(next(units))
+            num_clips -= held[-1].num_clips - held[-1].skip
+        yield from _dataset(held, reader, num_streams=num_streams).iter_batches(
+            batch_size=None, batch_format="numpy", prefetch_batches=2
+        )
+        num_clips = _CLIPS_PER_STREAM
+
+
+def _dataset(units: Sequence[Unit], reader: ReadUnit, *, num_streams: int) -> "ray.data.Dataset":
     import ray.data
 
+    from pipeline.runs.cluster import cluster_resource
     from pipeline.training.pacing import PacedScheduling
 
-    rows = [row for row in store.rows if row.bucket == bucket and row.path is not None]
-    clips = sum(row.stored for row in rows)
-    epochs = math.ceil(num_clips / clips)
-    epochs = max(1, min(epochs, _MAX_SHARDS // len(rows)))
-    items = []
-    for epoch in range(epochs):
-        order = np.random.default_rng([seed, epoch]).permutation(len(rows))
-        items += [{"path": rows[place].path} for place in order]
-    tasks = math.ceil(epochs * clips / _CLIPS_PER_TASK)
-    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), tasks)).map_batches(
-        ReadClips(store.folder), batch_size=1, batch_format="numpy", num_cpus=_READ_CPUS
+    tasks = math.ceil(sum(unit.num_clips for unit in units) / _CLIPS_PER_TASK)
+    rows = [([shard.path for shard in unit.shards], unit.epoch, unit.number, unit.skip) for unit in units]
+    items = ray.data.from_items(
+        [dict(zip(_UNIT_COLUMNS, row, strict=True)) for row in rows], override_num_blocks=min(len(units), tasks)
     )
-    dataset.context.execution_options.preserve_order = True
+    dataset = items.map_batches(reader, batch_size=1, batch_format="numpy", num_cpus=_READ_CPUS)
+    options = dataset.context.execution_options
+    options.preserve_order = True
+    # Streams know nothing of each other: without a limit each would fill the cluster with its read-ahead.
+    options.resource_limits = ray.data.ExecutionResources.for_limits(
+        cpu=max(1.0, cluster_resource("CPU") / num_streams),
+        object_store_memory=min(_AHEAD_BYTES, cluster_resource("object_store_memory") / (2 * num_streams)),
+    )
     dataset.context.custom_execution_callback_classes = [PacedScheduling]
     return dataset
 
 
-def bucket_of_step(sizes: Mapping[str, int], *, seed: int, step: int) -> str:
-    """The bucket whose clips make a step: drawn in proportion to its size, the same on every worker."""
-    names: Sequence[str] = list(sizes)
-    weights = np.array([sizes[name] for name in names], np.float64)
-    draw = np.random.default_rng([seed, step]).choice(len(names), p=weights / weights.sum())
-    return names[int(draw)]
+def _block(clips: Sequence[tuple[NDArray[np.uint8], str]]) -> dict[str, NDArray[np.generic]]:
+    return {"pixels": np.stack([pixels for pixels, _ in clips]), "key": np.array([key for _, key in clips])}

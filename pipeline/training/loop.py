@@ -2,148 +2,168 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.distributed as dist
+from torch import Tensor
 
 from pipeline.runs.progress import Progress
+from pipeline.store.documents import write_json
 from pipeline.store.files import Folder
 from pipeline.training.checkpoint import CurvePoint, Progressed, latest_step, load_training, save_training
-from pipeline.training.data import bucket_of_step
-from vitok.config import AutoEncoderConfig
-from vitok.losses.reconstruction import Terms, stage_one_loss
-from vitok.model.autoencoder import AutoEncoder
-from vitok.model.checkpoint import save_checkpoint
+from pipeline.training.data import Batch, Batches
+from pipeline.training.objective import Objective, Turn
+from pipeline.training.parallel import Parallel
+from pipeline.training.player import Player
+from pipeline.training.validate import Validator
+from pipeline.training.watch import Rate, Watch, peak_flops
 from vitok.pixels import from_uint8
 
-TOKENIZER_FOLDER = "tokenizer"
-_CURVE_POINTS = 1000
-"""Most points of a run's curve: steps between them grow with the run."""
+STOPPED_FOLDER = "stopped"
+_CURVE_POINTS = 2000
+"""Most points of a run's curve in its checkpoints: steps between them grow with the run."""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoopSettings:
-    """Everything a worker needs; picklable."""
+    """What the loop itself needs to know."""
 
     output: Folder
-    autoencoder: AutoEncoderConfig
-    buckets: Mapping[str, int]
-    """Clips by bucket."""
     max_steps: int
-    batch_size: int
-    """Clips of a step, over all workers."""
-    peak_learning_rate: float
-    warmup_steps: int
-    weight_decay: float
-    kl_weight: float
-    max_grad_norm: float
+    accumulation: int
     precision: str
-    checkpoint_every: int
-    threads: int
     seed: int
-    training_record: Mapping[str, object]
-    """Goes into the finished tokenizer's config."""
+    log_every: int
+    validate_every: int
+    checkpoint_every: int
 
 
-def train_worker(settings: LoopSettings) -> None:
-    """Train from the newest checkpoint, or from the seed, to the last step; the first worker writes the tokenizer."""
-    import ray.train
-    import ray.train.torch
-
-    torch.set_num_threads(settings.threads)
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
-    torch.manual_seed(settings.seed)
-    model = AutoEncoder(settings.autoencoder).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, betas=(0.9, 0.95), weight_decay=settings.weight_decay)
-    step = latest_step(settings.output)
-    progressed = Progressed(step=0, curve=())
-    if step is not None:
-        progressed = load_training(settings.output, step, model, optimizer)
-        logger.info("train: goes on after step %d", step)
-    wrapped = ray.train.torch.prepare_model(model)
-    streams = {
-        bucket: _endless_batches(bucket, settings, device=device, world_size=world_size) for bucket in settings.buckets
-    }
+def run_loop(
+    settings: LoopSettings,
+    *,
+    objective: Objective,
+    batches: Batches,
+    progressed: Progressed,
+    parallel: Parallel,
+    validator: Validator | None,
+) -> bool:
+    """Take the steps that are left. False: a loss or gradient was not finite, and its clips' keys are on disk."""
+    first, note = parallel.rank == 0, ""
     curve = list(progressed.curve)
-    curve_every = math.ceil(settings.max_steps / _CURVE_POINTS)
-    with Progress("train", total=settings.max_steps, done=progressed.step, unit="steps") as progress:
-        for number in range(progressed.step, settings.max_steps):
-            pixels = next(streams[bucket_of_step(settings.buckets, seed=settings.seed, step=number)])
-            # Noise is a function of (seed, step, rank), not of what came before: a resumed run draws the same.
-            generator = torch.Generator(device).manual_seed(_noise_seed(settings.seed, number, rank))
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                reconstruction = wrapped(pixels, generator=generator)
-            terms = stage_one_loss(reconstruction, model.pad_frames(pixels), settings.kl_weight)
-            optimizer.zero_grad(set_to_none=True)
-            terms.total.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm, error_if_nonfinite=True)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(settings, number)
-            optimizer.step()
-            done = number + 1
-            if done % curve_every == 0 or done == settings.max_steps:
-                curve.append(_mean_over_workers(terms, done, world_size))
-            if rank == 0:
-                progress.advance(1, note=f"loss {curve[-1].loss:.4f}" if curve else "")
-                if done % settings.checkpoint_every == 0 or done == settings.max_steps:
-                    save_training(settings.output, model, optimizer, Progressed(step=done, curve=tuple(curve)))
-        if rank == 0:
-            save_checkpoint(
-                settings.output.subfolder(TOKENIZER_FOLDER).url,
-                model,
-                {**settings.training_record, "steps": settings.max_steps},
-            )
-    if world_size > 1:
-        dist.barrier()
+    curve_every = math.ceil(settings.max_steps / _CURVE_POINTS) * settings.log_every
+    rate = Rate(peak_flops=peak_flops(parallel.device, settings.precision) if first else None)
+    with ExitStack() as stack:
+        ahead = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches"))
+        progress = Progress("train", total=settings.max_steps, done=progressed.step, unit="steps")
+        stack.enter_context(progress)
+        watch = Watch(settings.output, step=progressed.step) if first else None
+        if watch is not None:
+            stack.callback(watch.close)
+        coming = ahead.submit(_prepare, batches, parallel.device) if progressed.step < settings.max_steps else None
+        for step in range(progressed.step, settings.max_steps):
+            assert coming is not None
+            batch, pixels = coming.result()
+            if step + 1 < settings.max_steps:
+                coming = ahead.submit(_prepare, batches, parallel.device)
+            terms = _take_step(settings, objective, pixels, step=step, parallel=parallel)
+            if terms is None:
+                _write_keys(settings, batch, step=step, rank=parallel.rank)
+                return False
+            done = step + 1
+            last = done == settings.max_steps
+            rate.add(clips=len(pixels), flops=objective.flops(pixels.shape))
+            if done % settings.log_every == 0 or last:
+                values = _mean_over_workers(terms, parallel)
+                if done % curve_every == 0 or last:
+                    curve.append(CurvePoint(step=done, values=values))
+                if watch is not None:
+                    watch.scalars({**values, **rate.values()}, step=done)
+                note = f"loss {values[f'{objective.players[0].name}/total']:.4f}"
+            if validator is not None and (done % settings.validate_every == 0 or last):
+                found = validator.run(objective.players[0], precision=settings.precision)
+                values = {f"validation/{name}": value for name, value in found.values.items()}
+                curve.append(CurvePoint(step=done, values=values))
+                if watch is not None:
+                    watch.scalars(values, step=done)
+                    watch.picture(found.picture, step=done)
+                    logger.info("train: step %d, held-out PSNR %.2f dB", done, found.values["psnr"])
+            if first:
+                progress.advance(1, note=note)
+            if done % settings.checkpoint_every == 0 or last:
+                save_training(
+                    settings.output,
+                    objective.players,
+                    Progressed(step=done, used=batch.used, curve=tuple(curve)),
+                    parallel,
+                )
+                if watch is not None:
+                    watch.publish()
+    return True
 
 
-def learning_rate(settings: LoopSettings, step: int) -> float:
-    """Linear warmup to the peak, then cosine to zero at the last step."""
-    if step < settings.warmup_steps:
-        return settings.peak_learning_rate * (step + 1) / settings.warmup_steps
-    share = (step - settings.warmup_steps) / max(settings.max_steps - settings.warmup_steps, 1)
-    return settings.peak_learning_rate * 0.5 * (1.0 + math.cos(math.pi * share))
+def resume(output: Folder, players: list[Player]) -> Progressed:
+    """Put the newest checkpoint, if there is one, into the players."""
+    step = latest_step(output)
+    if step is None:
+        return Progressed(used={})
+    logger.info("train: goes on after step %d", step)
+    return load_training(output, step, players)
 
 
-def _endless_batches(
-    bucket: str, settings: LoopSettings, *, device: torch.device, world_size: int
-) -> Iterator[torch.Tensor]:
-    """This worker's clips of a bucket over and over, [b, 3, T, H, W] in [-1, 1], shuffled anew each epoch."""
-    import ray.train
+def _take_step(
+    settings: LoopSettings, objective: Objective, pixels: Tensor, *, step: int, parallel: Parallel
+) -> dict[str, Tensor] | None:
+    """One optimizer step of every player: its loss terms, gradient norm and learning rate; None: not finite."""
+    values: dict[str, Tensor] = {}
+    parts = pixels.chunk(settings.accumulation)
+    for player in objective.players:
+        for number, part in enumerate(parts):
+            # Noise is a function of (seed, step, worker, part), not of what came before: a resumed run draws the same.
+            seed = _draw_seed(settings.seed, step, parallel.rank, number)
+            torch.manual_seed(seed)
+            turn = Turn(step=step, part=number, generator=torch.Generator(parallel.device).manual_seed(seed))
+            with parallel.last_part(player.running, last=number + 1 == len(parts)):
+                with torch.autocast(
+                    parallel.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16"
+                ):
+                    terms = objective.terms(player, part, turn)
+                (terms.total / len(parts)).backward()  # type: ignore[no-untyped-call]
+            for name, value in {"total": terms.total, **terms.parts}.items():
+                key = f"{player.name}/{name}"
+                values[key] = values.get(key, 0.0) + value.detach().float() / len(parts)
+        norm = player.clip_gradients()
+        # Gradients are sums over workers, so all of them see the same norm and stop at the same step.
+        if not norm.isfinite():
+            return None
+        player.step(step)
+        values[f"{player.name}/gradient_norm"] = norm
+        values[f"{player.name}/learning_rate"] = torch.tensor(player.learning_rate(step))
+    return values
 
-    shard = ray.train.get_dataset_shard(bucket)
-    assert shard is not None
-    local_batch = max(1, settings.batch_size // world_size)
-    for epoch in range(settings.max_steps):
-        empty = True
-        for batch in shard.iter_torch_batches(
-            batch_size=local_batch,
-            device="cpu",
-            local_shuffle_buffer_size=4 * local_batch,
-            local_shuffle_seed=settings.seed + epoch,
-        ):
-            empty = False
-            yield from_uint8(batch["pixels"].to(device))
-        if empty:
-            raise ValueError(
-                f"bucket {bucket} has {settings.buckets[bucket]} clips, fewer than the {world_size} workers: "
-                "train with fewer workers or more clips"
-            )
+
+def _prepare(batches: Batches, device: torch.device) -> tuple[Batch, Tensor]:
+    """The next batch, and its pixels as the model takes them [b, 3, T, H, W]."""
+    batch = next(batches)
+    pixels = batch.pixels.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.pixels
+    return batch, from_uint8(pixels)
 
 
-def _noise_seed(seed: int, step: int, rank: int) -> int:
-    return (seed * 1_000_003 + step) * 65_537 + rank
+def _mean_over_workers(terms: Mapping[str, Tensor], parallel: Parallel) -> dict[str, float]:
+    stacked = torch.stack([value.to(parallel.device, torch.float64) for value in terms.values()])
+    return dict(zip(terms, parallel.mean(stacked).tolist(), strict=True))
 
 
-def _mean_over_workers(terms: Terms, step: int, world_size: int) -> CurvePoint:
-    values = torch.stack([terms.total.detach(), terms.reconstruction.detach(), terms.kl.detach()]).double()
-    if world_size > 1:
-        dist.all_reduce(values)
-        values /= world_size
-    loss, reconstruction, kl = values.tolist()
-    return CurvePoint(step=step, loss=loss, reconstruction=reconstruction, kl=kl)
+def _write_keys(settings: LoopSettings, batch: Batch, *, step: int, rank: int) -> None:
+    """What was being looked at when a number stopped being one."""
+    path = f"{STOPPED_FOLDER}/step-{step:08d}-worker-{rank:05d}.json"
+    write_json(settings.output, path, {"step": step, "worker": rank, "keys": list(batch.keys)})
+    logger.error("train: loss or gradient is not finite at step %d; keys in %s", step, settings.output.path(path))
+
+
+def _draw_seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])

@@ -1,5 +1,6 @@
 """Variants by name, and the sizes derived from them."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def test_name_gives_each_side_its_own_width():
     assert (config.encoder.embed_dim, config.decoder.embed_dim) == (768, 1152)
     assert config.tubelet == Tubelet(frames=4, patch=16)
     assert config.latent_channels == 8
-    assert config.activation == "swiglu"
+    assert (config.activation, config.positions, config.bottleneck) == ("swiglu", "rope3d", "kl")
 
 
 @pytest.mark.parametrize("name", ["S-B", "S/16", "X-B/16", "S-B/16x", "s-b/16", "S-B/4x8x8"])
@@ -95,9 +96,44 @@ def test_name_refuses_other_texts(name):
         AutoEncoderConfig.from_name(name)
 
 
-def test_json_round_trip():
-    config = AutoEncoderConfig.from_name("S-L/4x8", latent_channels=32)
+@pytest.mark.parametrize("changes", [{}, {"positions": "rope1d"}, {"bottleneck": "tanh", "bottleneck_noise": 0.25}])
+def test_json_round_trip(changes):
+    config = dataclasses.replace(AutoEncoderConfig.from_name("S-L/4x8", latent_channels=32), **changes)
     assert AutoEncoderConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert AutoEncoderConfig.from_json(config.identity()) == config
+
+
+def test_json_without_the_later_keys_means_their_defaults():
+    config = AutoEncoderConfig.from_name("S-B/16")
+    value = {
+        key: entry
+        for key, entry in config.to_json().items()
+        if key not in ("positions", "bottleneck", "bottleneck_noise")
+    }
+    assert AutoEncoderConfig.from_json(value) == config
+    assert config.identity() == value
+    assert set(dataclasses.replace(config, positions="none").identity()) == {*value, "positions"}
+
+
+@pytest.mark.parametrize("positions", ["rope3d", "rope1d", "sincos3d", "none"])
+@pytest.mark.parametrize("bottleneck", ["kl", "layer_norm", "tanh", "none"])
+def test_identity_tells_configs_apart(positions, bottleneck):
+    base = AutoEncoderConfig.from_name("S-B/16")
+    config = dataclasses.replace(base, positions=positions, bottleneck=bottleneck)
+    assert (config.identity() == base.identity()) == (config == base)
+
+
+@pytest.mark.parametrize("bottleneck", ["kl", "layer_norm", "none"])
+def test_only_tanh_has_noise(bottleneck):
+    base = AutoEncoderConfig.from_name("S-B/16")
+    assert dataclasses.replace(base, bottleneck="tanh", bottleneck_noise=0.0).bottleneck_noise == 0.0
+    with pytest.raises(ValueError, match=f"got 0.2 with the bottleneck {bottleneck}: only tanh adds noise"):
+        dataclasses.replace(base, bottleneck=bottleneck, bottleneck_noise=0.2)
+
+
+def test_layer_norm_needs_two_channels():
+    with pytest.raises(ValueError, match="layer norm of one channel"):
+        dataclasses.replace(AutoEncoderConfig.from_name("S-B/16", latent_channels=1), bottleneck="layer_norm")
 
 
 @pytest.mark.parametrize(
@@ -110,6 +146,12 @@ def test_json_round_trip():
         ({"rope_theta": "x"}, "rope_theta is 'x'"),
         ({"latent_channels": 0}, "latent_channels"),
         ({"activation": "relu"}, "activation"),
+        ({"positions": "rope2d"}, "positions: got 'rope2d', expected one of rope3d, rope1d, sincos3d, none"),
+        ({"bottleneck": "vq"}, "bottleneck: got 'vq', expected one of kl, layer_norm, tanh, none"),
+        ({"bottleneck": ["kl"]}, "bottleneck"),
+        ({"bottleneck_noise": "loud"}, "bottleneck_noise is 'loud'"),
+        ({"bottleneck": "tanh", "bottleneck_noise": -0.1}, "bottleneck_noise: got -0.1"),
+        ({"bottleneck": "tanh", "bottleneck_noise": float("nan")}, "bottleneck_noise: got nan"),
     ],
 )
 def test_json_refuses_changes(change, message):

@@ -1,5 +1,6 @@
-"""Laws of the auto-encoder: counts, stills, lengths, independence."""
+"""Laws of the auto-encoder: counts, stills, lengths, independence of neighbours, what is trained."""
 
+import dataclasses
 import re
 
 import pytest
@@ -16,6 +17,9 @@ CONFIG = AutoEncoderConfig(
     tubelet=Tubelet(frames=4, patch=4),
     latent_channels=5,
 )
+
+
+POSITIONS = ["rope3d", "rope1d", "sincos3d", "none"]
 
 
 @pytest.fixture
@@ -62,10 +66,34 @@ def test_parameters_of_the_variants(name, latent_channels, expected):
     assert millions(model) == expected
 
 
+# The v1 code gives the encoder its decoder's width.
+@pytest.mark.parametrize(("depth", "expected"), [(6, 480.292), (12, 575.984)])
+def test_parameters_with_one_width_for_both_sides(depth, expected):
+    config = AutoEncoderConfig(
+        encoder=TransformerConfig(embed_dim=1152, depth=depth, num_heads=16),
+        decoder=SIZES["L"],
+        tubelet=Tubelet.parse("16"),
+        latent_channels=16,
+    )
+    with torch.device("meta"):
+        model = AutoEncoder(config)
+    assert millions(model) == expected
+
+
+@pytest.mark.parametrize("changes", [{"positions": "rope1d"}, {"positions": "sincos3d"}, {"positions": "none"}])
+def test_positions_have_no_parameters(model, changes):
+    other = AutoEncoder(dataclasses.replace(CONFIG, **changes))
+    assert {name: tensor.shape for name, tensor in other.state_dict().items()} == {
+        name: tensor.shape for name, tensor in model.state_dict().items()
+    }
+
+
 @pytest.mark.parametrize(("size", "expected"), [("S", 43.139), ("B", 85.687), ("L", 383.656)])
 def test_parameters_of_the_sizes(size, expected):
     with torch.device("meta"):
-        trunk = Transformer(SIZES[size], activation="swiglu", rope_theta=10000.0, layer_norm_eps=1e-5)
+        trunk = Transformer(
+            SIZES[size], activation="swiglu", positions="rope3d", rope_theta=10000.0, layer_norm_eps=1e-5
+        )
         embed = TubeletEmbed(Tubelet(frames=1, patch=16), SIZES[size].embed_dim)
     assert millions(trunk, embed) == expected
 
@@ -148,7 +176,9 @@ def test_a_clip_does_not_depend_on_its_neighbours(model):
     torch.testing.assert_close(alone.pixels[0], first.pixels[1], atol=1e-5, rtol=1e-5)
 
 
-def test_sizes_of_one_model_are_free(model):
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_sizes_of_one_model_are_free(positions):
+    model = AutoEncoder(dataclasses.replace(CONFIG, positions=positions))
     for num_frames, height, width in [(1, 4, 4), (3, 16, 4), (12, 8, 8)]:
         latent = model.encode(torch.zeros(1, 3, num_frames, height, width)).mode()
         assert model.decode(latent, num_frames=num_frames).shape == (1, 3, num_frames, height, width)
@@ -193,3 +223,29 @@ def test_encode_refuses_bytes(model):
 def test_decode_refuses_other_shapes(model, shape):
     with pytest.raises(ValueError, match=r"expected \[B, T', H', W', 5\]"):
         model.decode(torch.zeros(shape))
+
+
+def test_a_frozen_encoder_leaves_the_decoders_side_to_train(model):
+    model.freeze_encoder()
+    model(clip(), generator=torch.Generator().manual_seed(0)).pixels.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        trained = name.startswith(("code_to_decoder.", "decoder.", "tubelet_decode."))
+        assert (parameter.requires_grad, parameter.grad is not None) == (trained, trained), name
+
+
+def test_activation_checkpointing_gives_the_same_gradients_bit_by_bit(model):
+    gradients = []
+    for enabled in (False, True):
+        model.set_activation_checkpointing(enabled)
+        assert model.encoder.activation_checkpointing is model.decoder.activation_checkpointing is enabled
+        model.zero_grad()
+        model(clip(), generator=torch.Generator().manual_seed(0)).pixels.square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(kept, again) for kept, again in zip(*gradients, strict=True))
+
+
+def test_the_unmasked_forward_is_one_graph():
+    torch.manual_seed(0)
+    model = AutoEncoder(dataclasses.replace(CONFIG, decoder=CONFIG.encoder))
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(clip(), sample=False).pixels, model(clip(), sample=False).pixels)

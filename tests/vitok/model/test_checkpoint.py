@@ -1,7 +1,8 @@
-"""Checkpoints come back whole or not at all."""
+"""Checkpoints come back whole or not at all, those of before as well."""
 
 import dataclasses
 import json
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -10,7 +11,19 @@ from safetensors.torch import load_file, save_file
 
 from vitok.config import AutoEncoderConfig, TransformerConfig, Tubelet
 from vitok.model.autoencoder import AutoEncoder
-from vitok.model.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from vitok.model.checkpoint import (
+    ChannelStatistics,
+    fingerprint,
+    from_tensors,
+    load_checkpoint,
+    read_latent_statistics,
+    save_checkpoint,
+)
+
+VERSION_1 = Path(__file__).parents[2] / "golden" / "checkpoint_v1"
+"""Written by the code of format version 1."""
+VERSION_1_FINGERPRINT = "92dde4580e7ba0cccb1a692eab0ca48e25d290b7a5eff757536d58758449146f"
+STATISTICS = {"latents_mean": [0.5, -1.0, 0.0], "latents_std": [1.0, 2.0, 0.25]}
 
 CONFIG = AutoEncoderConfig(
     encoder=TransformerConfig(embed_dim=12, depth=1, num_heads=1),
@@ -100,7 +113,17 @@ def test_fingerprint_sees_one_bit_of_any_tensor(model):
     assert len(seen) == 1 + len(model.state_dict())
 
 
-@pytest.mark.parametrize("change", [{"activation": "geglu"}, {"rope_theta": 100.0}, {"layer_norm_eps": 1e-6}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"activation": "geglu"},
+        {"rope_theta": 100.0},
+        {"layer_norm_eps": 1e-6},
+        {"positions": "rope1d"},
+        {"positions": "sincos3d"},
+        {"positions": "none"},
+    ],
+)
 def test_fingerprint_sees_configs_that_share_every_tensor(model, change):
     other = AutoEncoder(dataclasses.replace(CONFIG, **change))
     other.load_state_dict(model.state_dict())
@@ -134,7 +157,10 @@ def test_a_record_that_is_no_json_costs_nothing(model, folder):
     ("changes", "message"),
     [
         ({"format": "other"}, "format is 'other', expected 'vitok-autoencoder'"),
-        ({"format_version": 2}, "format_version is 2, expected 1"),
+        ({"format_version": 3}, "format_version is 3, expected 1 or 2"),
+        ({"format_version": [2]}, r"format_version is \[2\], expected 1 or 2"),
+        ({"format_version": 1, **STATISTICS}, r"unknown keys \['latents_mean', 'latents_std'\]"),
+        ({"autoencoder": dataclasses.replace(CONFIG, positions="rope1d").to_json()}, "changed after saving"),
         ({"surprise": 1}, r"unknown keys \['surprise'\]"),
         ({"fingerprint": None}, r"missing keys \['fingerprint'\]"),
         ({"autoencoder": 5}, "autoencoder is 5"),
@@ -173,3 +199,95 @@ def test_damaged_weights_are_refused(folder):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="damaged"):
         load_checkpoint(str(folder))
+
+
+def test_a_checkpoint_of_version_1_is_the_model_it_was():
+    model = load_checkpoint(str(VERSION_1))
+    assert json.loads((VERSION_1 / "config.json").read_text())["fingerprint"] == VERSION_1_FINGERPRINT
+    assert fingerprint(model) == VERSION_1_FINGERPRINT
+    assert (model.config.positions, model.config.bottleneck) == ("rope3d", "kl")
+    pixels = torch.linspace(-1, 1, 3 * 4 * 4 * 6).reshape(1, 3, 4, 4, 6)
+    with torch.no_grad():
+        posterior = model.encode(pixels)
+        reconstruction = model.decode(posterior.mode())
+    golden = {
+        posterior.mean[0, 1, 0, 2]: [1.0123205, -0.9789078],
+        posterior.logvar[0, 1, 1, 0]: [-0.7372092, 1.9370865],
+        reconstruction[0, :, 3, 1, 4]: [0.1168082, -0.0924812, 0.4728168],
+    }
+    for found, expected in golden.items():
+        torch.testing.assert_close(found, torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_a_checkpoint_of_version_1_saved_again_keeps_its_fingerprint(tmp_path):
+    save_checkpoint(str(tmp_path), load_checkpoint(str(VERSION_1)))
+    description = json.loads((tmp_path / "config.json").read_text())
+    assert description["format_version"] == 2
+    assert description["autoencoder"]["positions"] == "rope3d"
+    assert description["fingerprint"] == VERSION_1_FINGERPRINT
+    assert read_latent_statistics(str(VERSION_1)) is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"positions": "none"}, {"bottleneck": "layer_norm"}, {"bottleneck": "tanh", "bottleneck_noise": 0.5}]
+)
+def test_round_trip_of_options(tmp_path, change):
+    torch.manual_seed(0)
+    model = AutoEncoder(dataclasses.replace(CONFIG, **change))
+    save_checkpoint(str(tmp_path), model)
+    assert_same(load_checkpoint(str(tmp_path)), model)
+
+
+def test_fingerprint_tells_bottlenecks_with_the_same_tensors_apart():
+    bottlenecks = [{"bottleneck": "layer_norm"}, {"bottleneck": "tanh"}, {"bottleneck": "none"}]
+    changes = [*bottlenecks, {"bottleneck": "tanh", "bottleneck_noise": 0.2}]
+    first = AutoEncoder(dataclasses.replace(CONFIG, **changes[0]))
+    models = [from_tensors(dataclasses.replace(CONFIG, **c), first.state_dict(), where="here") for c in changes]
+    assert len({fingerprint(model) for model in models}) == 4
+
+
+def test_statistics_come_back_and_are_no_part_of_the_fingerprint(tmp_path, model):
+    save_checkpoint(str(tmp_path), model, **STATISTICS)
+    assert read_latent_statistics(str(tmp_path)) == ChannelStatistics(mean=(0.5, -1.0, 0.0), std=(1.0, 2.0, 0.25))
+    description = json.loads((tmp_path / "config.json").read_text())
+    assert {name: description[name] for name in STATISTICS} == STATISTICS
+    assert_same(load_checkpoint(str(tmp_path)), model)
+
+
+def test_a_checkpoint_without_statistics_has_none(folder):
+    assert read_latent_statistics(str(folder)) is None
+
+
+def test_statistics_of_no_checkpoint_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        read_latent_statistics(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"latents_std": None}, "latents_mean has 3 channels, latents_std 0"),
+        ({"latents_mean": None}, "latents_mean has 0 channels, latents_std 3"),
+        ({"latents_std": [1.0, 1.0]}, "latents_mean has 3 channels, latents_std 2"),
+        ({"latents_mean": [0.0], "latents_std": [1.0]}, "have 1 channels, the model has 3"),
+        ({"latents_mean": [0.0, 0.0, float("nan")]}, "latents_mean: got .*nan.*, expected finite"),
+        ({"latents_std": [1.0, 0.0, 1.0]}, "latents_std: got .*expected finite numbers above 0"),
+        ({"latents_std": [1.0, float("inf"), 1.0]}, "latents_std: got .*inf"),
+    ],
+)
+def test_statistics_that_cannot_be_are_neither_written_nor_read(folder, model, changes, message):
+    statistics = {**STATISTICS, **changes}
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        save_checkpoint(str(folder), model, **statistics)
+    assert (folder / "config.json").read_bytes() == before
+    edit_config(folder, **statistics)
+    with pytest.raises(ValueError, match=message):
+        read_latent_statistics(str(folder))
+
+
+@pytest.mark.parametrize("value", [1.0, "1 1 1", [1.0, "1", 1.0], [1.0, True, 1.0]])
+def test_statistics_that_are_no_lists_of_numbers_are_refused(folder, value):
+    edit_config(folder, latents_mean=value, latents_std=[1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match=r"config\.json: latents_mean is .*, expected a list of numbers"):
+        read_latent_statistics(str(folder))

@@ -1,4 +1,4 @@
-"""The posterior against torch.distributions."""
+"""The posterior against torch.distributions; points, noise and masks."""
 
 import pytest
 import torch
@@ -71,3 +71,38 @@ def test_a_given_generator_leaves_the_global_one_alone(posterior):
 
 def test_mode_is_the_mean(posterior):
     assert torch.equal(posterior.mode(), posterior.mean)
+
+
+def test_a_point_is_its_own_sample_and_costs_no_nats():
+    mean = torch.randn(3, 2, 4, 5, 6, requires_grad=True)
+    point = Posterior(mean=mean, logvar=None)
+    assert point.sample() is point.mode() is mean
+    assert point.kl().tolist() == [0, 0, 0]
+
+
+def test_noise_about_a_point_has_its_size_and_the_generators_numbers():
+    point = Posterior(mean=torch.full((1, 1, 100, 100, 4), 2.0), logvar=None, noise_std=0.25)
+    gaussian = Posterior(mean=point.mean, logvar=torch.full_like(point.mean, 0.25).log() * 2)
+    sample = point.sample(torch.Generator().manual_seed(0))
+    torch.testing.assert_close(sample, gaussian.sample(torch.Generator().manual_seed(0)))
+    assert sample.std().item() == pytest.approx(0.25, rel=0.02)
+    assert point.kl().tolist() == [0]
+
+
+@pytest.fixture
+def masked(posterior):
+    mask = torch.zeros(3, 2, 4, 5, dtype=torch.bool)
+    mask[0], mask[1, :1, :, :3], mask[2, 0, 0, 0] = True, True, True
+    return Posterior(mean=posterior.mean, logvar=posterior.logvar, mask=mask)
+
+
+def test_kl_is_the_mean_over_real_tokens(posterior, masked):
+    for clip, own in enumerate(masked.mask):
+        gaussian = Normal(posterior.mean[clip][own], torch.exp(0.5 * posterior.logvar[clip][own]))
+        torch.testing.assert_close(masked.kl()[clip], kl_divergence(gaussian, Normal(0.0, 1.0)).mean())
+
+
+def test_samples_are_zero_at_padding(posterior, masked):
+    sample, whole = (each.sample(torch.Generator().manual_seed(0)) for each in (masked, posterior))
+    assert torch.equal(sample[masked.mask], whole[masked.mask])
+    assert not sample[~masked.mask].any()

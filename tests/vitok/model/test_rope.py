@@ -1,4 +1,4 @@
-"""Rotary positions: relative, norm-preserving, on three axes."""
+"""Rotary positions: relative, norm-preserving, on three axes or on one."""
 
 import itertools
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vitok.config import SIZES, Grid
-from vitok.model.rope import Rotation, axis_pairs
+from vitok.config import Grid
+from vitok.model.rope import Rotation
 
 GRID = Grid(frames=3, height=4, width=5)
 CPU = torch.device("cpu")
@@ -15,25 +15,6 @@ CPU = torch.device("cpu")
 
 def rotation_of(head_dim, grid=GRID):
     return Rotation.of_grid(grid, head_dim=head_dim, theta=10000.0, device=CPU)
-
-
-def test_axis_pairs_of_the_sizes():
-    assert axis_pairs(SIZES["S"].head_dim) == (10, 11, 11)
-    assert axis_pairs(SIZES["L"].head_dim) == (12, 12, 12)
-
-
-@pytest.mark.parametrize("head_dim", range(6, 130, 2))
-def test_axis_pairs_are_all_pairs_shared_nearly_equally(head_dim):
-    pairs = axis_pairs(head_dim)
-    assert sum(pairs) == head_dim // 2
-    assert max(pairs) - min(pairs) <= 1
-    assert pairs[1] == pairs[2]
-
-
-@pytest.mark.parametrize("head_dim", [0, 4, 7])
-def test_axis_pairs_refuses_what_it_cannot_share(head_dim):
-    with pytest.raises(ValueError, match=f"got {head_dim}"):
-        axis_pairs(head_dim)
 
 
 @pytest.mark.parametrize("head_dim", [6, 12, 64, 72])
@@ -96,3 +77,43 @@ def test_half_precision_is_turned_in_float32():
     assert rotation.cosine.dtype == torch.float32
     assert torch.equal(rotation.cosine, rotation_of(64).cosine)
     assert torch.equal(turned, rotation_of(64).turn(heads.float()).bfloat16())
+
+
+def test_1d_dot_products_depend_on_the_difference_of_indices_alone():
+    torch.manual_seed(0)
+    head_dim, num_tokens = 64, 50
+    query, key = torch.randn(2, head_dim, dtype=torch.float64)
+    for first in (0, 1000):  # also far from the origin
+        rotation = Rotation.of_indices(torch.arange(first, first + num_tokens), head_dim=head_dim, theta=10000.0)
+        queries = rotation.turn(query.expand(1, num_tokens, -1))[0]
+        keys = rotation.turn(key.expand(1, num_tokens, -1))[0]
+        scores = (queries @ keys.T).numpy()
+        diagonals = [np.diagonal(scores, offset) for offset in range(1 - num_tokens, num_tokens)]
+        assert max(np.ptp(diagonal) for diagonal in diagonals) < 1e-3
+        if first == 0:
+            near_origin = [diagonal[0] for diagonal in diagonals]
+        np.testing.assert_allclose([diagonal[0] for diagonal in diagonals], near_origin, atol=1e-3)
+    assert np.ptp(near_origin) > 1.0
+
+
+def test_1d_equals_complex_numbers_in_numpy():
+    heads = np.random.default_rng(0).normal(size=(9, 16))
+    frequencies = 10000.0 ** (-np.arange(8) / 8)
+    turned = heads.view(np.complex128) * np.exp(1j * np.outer(np.arange(9), frequencies))
+    rotation = Rotation.of_indices(torch.arange(9), head_dim=16, theta=10000.0)
+    np.testing.assert_allclose(rotation.turn(torch.from_numpy(heads[None]))[0], turned.view(np.float64), atol=1e-5)
+
+
+def test_1d_indices_of_each_clip_turn_all_its_heads():
+    torch.manual_seed(0)
+    indices = torch.tensor([[0, 1, 2, 3], [0, 2, 4, 6]])
+    heads = torch.randn(2, 3, 4, 8)
+    turned = Rotation.of_indices(indices, head_dim=8, theta=100.0).turn(heads)
+    for clip, own in enumerate(indices):
+        assert torch.equal(Rotation.of_indices(own, head_dim=8, theta=100.0).turn(heads[clip]), turned[clip])
+    assert not torch.equal(turned[0], Rotation.of_indices(indices[1], head_dim=8, theta=100.0).turn(heads[0]))
+
+
+def test_1d_refuses_an_odd_head():
+    with pytest.raises(ValueError, match="got 7, expected an even number"):
+        Rotation.of_indices(torch.arange(3), head_dim=7, theta=10000.0)

@@ -1,0 +1,91 @@
+"""One worker among several: replicas (DDP) or parts (FSDP2) of the modules, and sums over all workers."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+Strategy = Literal["ddp", "fsdp"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parallel:
+    """This worker's place."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    strategy: Strategy
+
+    def wrap(self, module: nn.Module, *, layers: type[nn.Module]) -> nn.Module:
+        """The module as this worker runs it, on its device.
+
+        Args:
+            module: With FSDP2 changed in place; else as it was, and inside what is returned.
+            layers: Class of the submodules that FSDP2 gathers one at a time.
+        """
+        module.to(self.device)
+        if self.strategy == "fsdp":
+            for layer in module.modules():
+                if isinstance(layer, layers):
+                    fully_shard(layer)
+            fully_shard(module)
+            return module
+        if self.world_size == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
+            return module
+        return DistributedDataParallel(module)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over all workers, in place, of a tensor of one shape on each."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over all workers, in place."""
+        return self.sum(values) / self.world_size
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Values [n, ...] of all workers in the order of their ranks: [n x world_size, ...]."""
+        if self.world_size == 1:
+            return values
+        parts = [torch.empty_like(values) for _ in range(self.world_size)]
+        dist.all_gather(parts, values.contiguous())
+        return torch.cat(parts)
+
+    def wait(self) -> None:
+        """Until every worker is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    @contextmanager
+    def last_part(self, module: nn.Module, *, last: bool) -> Iterator[None]:
+        """Backward passes inside sum gradients over workers only in the last part of an accumulated step."""
+        silent: AbstractContextManager[object] = nullcontext()
+        if isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(last)
+        elif isinstance(module, DistributedDataParallel) and not last:
+            silent = module.no_sync()
+        with silent:
+            yield
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor, or the whole of one whose parts lie with several workers; every worker must ask at once."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(tensor: Tensor, pattern: Tensor) -> Tensor:
+    """A whole tensor on the device of a pattern, and divided among workers as the pattern is."""
+    moved = tensor.to(pattern.device)
+    if isinstance(pattern, DTensor):
+        divided: Tensor = distribute_tensor(moved, pattern.device_mesh, pattern.placements)
+        return divided
+    return moved

@@ -1,0 +1,187 @@
+"""One training worker: networks, data and validation made from the config, then the loop. Runs under Ray Train."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.store.files import Folder
+from pipeline.store.index import Store
+from pipeline.training.config import TrainConfig
+from pipeline.training.data import Batches, streams_of
+from pipeline.training.loop import LoopSettings, resume, run_loop
+from pipeline.training.objective import AdversarialObjective, Objective, ReconstructionObjective
+from pipeline.training.order import Mixture, Stream
+from pipeline.training.parallel import Parallel, whole
+from pipeline.training.player import Player, Schedule
+from pipeline.training.validate import Validator
+from vitok.config import AutoEncoderConfig, Grid
+from vitok.losses.adversarial import StageTwo
+from vitok.losses.reconstruction import StageOne
+from vitok.model.autoencoder import AutoEncoder
+from vitok.model.block import Block
+from vitok.model.checkpoint import load_checkpoint, save_checkpoint
+from vitok.networks.discriminator import ResidualBlock, StyleGanDiscriminator
+from vitok.networks.lpips import Lpips
+from vitok.pixels import from_uint8
+
+TOKENIZER_FOLDER = "tokenizer"
+_STATISTICS_CLIPS = 1024
+"""Clips that the latent's mean and std in the tokenizer's config are taken over, about."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerTask:
+    """Everything a worker needs; picklable."""
+
+    config: TrainConfig
+    autoencoder: AutoEncoderConfig
+    output: Folder
+    stores: tuple[Store, ...]
+    validation: Store | None
+    record: dict[str, object]
+    """Goes into the finished tokenizer's config."""
+
+
+def train_worker(task: WorkerTask) -> None:
+    """Train from the newest checkpoint, or from the start, to the last step; the first worker writes the tokenizer."""
+    import ray.train
+    import ray.train.torch
+
+    config = task.config
+    torch.set_num_threads(config.parallel.threads_per_worker)
+    context = ray.train.get_context()
+    parallel = Parallel(
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        strategy=config.parallel.strategy,
+    )
+    streams = streams_of(task.stores)
+    lpips = Lpips.load().to(parallel.device) if config.loss.lpips_weight else None
+    objective = build_objective(config, task.autoencoder, streams, parallel=parallel, lpips=lpips)
+    progressed = resume(task.output, list(objective.players))
+    batches = Batches(
+        [store.folder for store in task.stores],
+        streams,
+        mixture=Mixture(streams, weights=config.shard_weights, seed=config.optimizer.seed),
+        flags=config.data,
+        seed=config.optimizer.seed,
+        rank=parallel.rank,
+        world_size=parallel.world_size,
+        step=progressed.step,
+        num_steps=config.optimizer.max_steps - progressed.step,
+        used=progressed.used,
+    )
+    validator = None
+    if task.validation is not None:
+        validator = Validator(task.validation, max_clips=config.watch.validation_clips, parallel=parallel, lpips=lpips)
+    finished = run_loop(
+        LoopSettings(
+            output=task.output,
+            max_steps=config.optimizer.max_steps,
+            accumulation=config.optimizer.accumulation,
+            precision=config.optimizer.precision,
+            seed=config.optimizer.seed,
+            log_every=config.watch.log_every,
+            validate_every=config.watch.validate_every,
+            checkpoint_every=config.watch.checkpoint_every,
+        ),
+        objective=objective,
+        batches=batches,
+        progressed=progressed,
+        parallel=parallel,
+        validator=validator,
+    )
+    if finished:
+        save_tokenizer(task, objective.players[0], batches, parallel)
+
+
+def build_objective(
+    config: TrainConfig,
+    autoencoder: AutoEncoderConfig,
+    streams: Sequence[Stream],
+    *,
+    parallel: Parallel,
+    lpips: Lpips | None,
+) -> Objective:
+    """Networks of a stage with their weights at its start, and what they minimise."""
+    torch.manual_seed(config.optimizer.seed)
+    model = load_checkpoint(config.tokenizer) if config.tokenizer else AutoEncoder(autoencoder)
+    if config.stage == 2:
+        model.freeze_encoder()
+    model.set_activation_checkpointing(config.parallel.activation_checkpointing)
+    if config.parallel.compile:
+        model.encoder.compile()
+        model.decoder.compile()
+    optimizer = config.optimizer
+    tokenizer = Player(
+        "tokenizer",
+        model,
+        parallel.wrap(model, layers=Block),
+        schedule=Schedule(
+            peak=config.peak_learning_rate,
+            warmup_steps=round(optimizer.max_steps * optimizer.warmup_fraction),
+            max_steps=optimizer.max_steps,
+        ),
+        weight_decay=optimizer.weight_decay,
+        max_grad_norm=optimizer.max_grad_norm,
+        ema_decay=optimizer.ema_decay,
+    )
+    loss, gan = config.loss, config.gan
+    stage_one = StageOne(pixel=loss.pixel_loss, kl_weight=loss.kl_weight, lpips_weight=loss.lpips_weight)
+    if config.stage == 1:
+        return ReconstructionObjective(tokenizer, stage_one, lpips)
+    largest = max(_sides(config, autoencoder, streams))
+    network = StyleGanDiscriminator(1 << (largest - 1).bit_length(), max_channels=gan.discriminator_channels)
+    discriminator = Player(
+        "discriminator",
+        network,
+        parallel.wrap(network, layers=ResidualBlock),
+        schedule=Schedule(
+            peak=gan.discriminator_learning_rate, warmup_steps=gan.discriminator_warmup_steps, max_steps=None
+        ),
+        weight_decay=optimizer.weight_decay,
+        max_grad_norm=optimizer.max_grad_norm,
+    )
+    settings = StageTwo(
+        stage_one=stage_one,
+        gan_weight=gan.gan_weight,
+        start_step=gan.gan_start_step,
+        ramp_steps=gan.gan_ramp_steps,
+    )
+    return AdversarialObjective(tokenizer, discriminator, settings, lpips)
+
+
+@torch.no_grad()  # inference mode would make weights of several workers whole that nothing may touch later
+def save_tokenizer(task: WorkerTask, tokenizer: Player, batches: Batches, parallel: Parallel) -> None:
+    """Write the weights that are kept, with the latent's statistics over the training clips that would come next."""
+    kept = {key: whole(value).cpu() for key, value in tokenizer.kept_weights().items()}
+    model = AutoEncoder(task.autoencoder)
+    model.load_state_dict(kept)
+    model = model.to(parallel.device)
+    sums = torch.zeros(3, task.autoencoder.latent_channels, dtype=torch.float64)
+    for _ in range(-(-_STATISTICS_CLIPS // task.config.data.batch_size)):
+        pixels = from_uint8(next(batches).pixels.to(parallel.device))
+        means = torch.cat([model.encode(part).mean for part in torch.split(pixels, 16)]).double().cpu().flatten(0, -2)
+        sums += torch.stack([means.sum(0), means.square().sum(0), torch.full_like(sums[0], len(means))])
+    total, squares, number = parallel.sum(sums.to(parallel.device)).cpu()
+    mean = total / number
+    std = (squares / number - mean.square()).clamp(min=1e-12).sqrt()
+    if parallel.rank == 0:
+        save_checkpoint(
+            task.output.subfolder(TOKENIZER_FOLDER).url,
+            model,
+            {**task.record, "steps": task.config.optimizer.max_steps},
+            latents_mean=mean.tolist(),
+            latents_std=std.tolist(),
+        )
+    parallel.wait()
+
+
+def _sides(config: TrainConfig, autoencoder: AutoEncoderConfig, streams: Sequence[Stream]) -> list[int]:
+    """Heights and widths of the clips of all buckets, after augmentation."""
+    if config.data.resolution:
+        return [config.data.resolution]
+    grids = [Grid.parse(stream.bucket.removeprefix("grid=")) for stream in streams]
+    return [autoencoder.tubelet.patch * side for grid in grids for side in (grid.height, grid.width)]

@@ -55,7 +55,7 @@ def main(measure: Callable[[int], list[Row]], *, description: str, runs: int) ->
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         document = {
             "command": f"python benchmarks/{Path(sys.argv[0]).name} --runs {arguments.runs}",
-            "machine": _machine(),
+            "machine": machine(),
             "rows": [asdict(row) for row in rows],
         }
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
@@ -73,7 +73,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _machine() -> dict[str, object]:
+def machine() -> dict[str, object]:
     return {
         "cpu_threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -110,14 +110,22 @@ def load_training(folder: Folder, step: int, players: Sequence[Player]) -> Progr
     with torch.no_grad():
         for key, tensor in expected.items():
             tensor.copy_(like(found[key], tensor))
-    points = cast(Sequence[Mapping[str, object]], state["curve"])
     return Progressed(
-        step=cast(int, state["step"]),
-        used=cast(Mapping[str, int], state["used"]),
-        curve=tuple(
-            CurvePoint(step=cast(int, point["step"]), values=cast(Mapping[str, float], point["values"]))
-            for point in points
-        ),
+        step=cast(int, state["step"]), used=cast(Mapping[str, int], state["used"]), curve=_curve_of(state)
+    )
+
+
+def read_curve(folder: Folder) -> tuple[CurvePoint, ...]:
+    """What the newest whole checkpoint logged; empty where there is none."""
+    step = latest_step(folder)
+    return () if step is None else _curve_of(read_json(folder, f"{_folder_of(step)}/state.json"))
+
+
+def _curve_of(state: Mapping[str, object]) -> tuple[CurvePoint, ...]:
+    points = cast(Sequence[Mapping[str, object]], state["curve"])
+    return tuple(
+        CurvePoint(step=cast(int, point["step"]), values=cast(Mapping[str, float], point["values"]))
+        for point in points
     )
 
 

@@ -1,11 +1,17 @@
-"""Latent stores written by the pipeline's own writers, with the values that were put in."""
+"""Latent stores written by the pipeline's own writers, the weights of real networks, photographs."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from einops import rearrange
+from PIL import Image
 
 from pipeline.store.files import Folder
 from pipeline.store.index import close_store
@@ -18,6 +24,7 @@ from schemas.latent import LATENT_LAYOUT, latent_schema
 from schemas.metadata import LATENT_STORE_FORMAT
 from schemas.outcome import Outcome, Reason, Stage
 from vitok.config import AutoEncoderConfig
+from vitok.networks.weights import FOLDER_VARIABLE, MissingWeightsError, find_weights, weights_folder
 
 CHANNELS = 4
 COLUMNS = ("mean", "logvar")
@@ -172,3 +179,35 @@ def written(request, tmp_path_factory, write_latent_store) -> Written:
     """One store for every format and dtype."""
     form, dtype = request.param
     return write_latent_store(tmp_path_factory.mktemp("store") / "latents", form=form, dtype=dtype)
+
+
+@pytest.fixture(scope="session")
+def need_weights(data_media: Callable[[str], Path]) -> Callable[..., Path]:
+    """The weights folder, once it holds the weights of these names; skips the test where they cannot be had."""
+
+    def need(*names: str) -> Path:
+        try:
+            for name in names:
+                find_weights(name)
+        except MissingWeightsError as missing:
+            if os.environ.get(FOLDER_VARIABLE):
+                pytest.skip(str(missing))
+            command = [sys.executable, data_media("get_weights.py"), weights_folder()]
+            made = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+            if made.returncode:
+                pytest.skip(f"{missing} get_weights.py ended with {made.stderr[-300:]!r}")
+            for name in names:
+                find_weights(name)
+        return weights_folder()
+
+    return need
+
+
+@pytest.fixture(scope="session")
+def photographs(wheel_media: Callable[[str, str], Path]) -> torch.Tensor:
+    """Photographs as stills, uint8 [3, 1, 300, 400, 3]."""
+    frames = []
+    for name in ("astronaut.png", "chelsea.png", "coffee.png"):
+        with Image.open(wheel_media("scikit-image", name)) as image:
+            frames.append(np.asarray(image.convert("RGB"))[:300, :400])
+    return rearrange(torch.from_numpy(np.stack(frames)), "N H W C -> N 1 H W C")

@@ -43,7 +43,7 @@ def psnr(reference: Frames, candidate: Frames) -> Tensor:
     Raises:
         ValueError: The two are not uint8 [B, T, H, W, 3] of one shape.
     """
-    reference, candidate = _checked_pair(reference, candidate)
+    reference, candidate = checked_pair(reference, candidate)
     num_samples = math.prod(reference.shape[2:])
     squared_error = (reference.int() - candidate.int()).square()
     # Summed in integers: exact, so independent of the order of summation.
@@ -57,7 +57,9 @@ def ssim(reference: Frames, candidate: Frames) -> Tensor:
 
     The paper's Gaussian window of 11 x 11 taps with sigma 1.5, K1 = 0.01, K2 = 0.03, on each channel alone, averaged
     over the windows that lie wholly inside the frame and over channels. Equals scikit-image's structural_similarity
-    with gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255.
+    with gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255. torchmetrics 1.9 also counts the
+    windows that stick out of the frame, over mirrored pixels, and without data_range takes the batch's own range, as
+    the v1 code of ViTok does.
 
     Args:
         reference: uint8 [B, T, H, W, 3], H and W at least 11.
@@ -69,7 +71,7 @@ def ssim(reference: Frames, candidate: Frames) -> Tensor:
     Raises:
         ValueError: The two are not uint8 [B, T, H, W, 3] of one shape, or smaller than the window.
     """
-    reference, candidate = _checked_pair(reference, candidate)
+    reference, candidate = checked_pair(reference, candidate)
     height, width = reference.shape[2:4]
     if min(height, width) < SSIM_TAPS:
         raise ValueError(f"frames: got {height}x{width} pixels, expected at least {SSIM_TAPS}x{SSIM_TAPS} for SSIM")
@@ -110,7 +112,12 @@ def _windowed_mean(images: Tensor) -> Tensor:
     return images
 
 
-def _checked_pair(reference: Frames, candidate: Frames) -> tuple[Tensor, Tensor]:
+def checked_pair(reference: Frames, candidate: Frames) -> tuple[Tensor, Tensor]:
+    """Both as tensors.
+
+    Raises:
+        ValueError: The two are not uint8 [B, T, H, W, 3] of one shape, no axis empty.
+    """
     shape = tuple(reference.shape)
     if shape != tuple(candidate.shape) or len(shape) != 5 or shape[-1] != 3 or 0 in shape:
         raise ValueError(

@@ -74,6 +74,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def machine() -> dict[str, object]:
+    """What it was measured on."""
     return {
         "cpu_threads": torch.get_num_threads(),
         "python": platform.python_version(),

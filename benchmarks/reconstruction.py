@@ -15,23 +15,30 @@ import argparse
 import json
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
+from harness import machine
 from numpy.typing import NDArray
 from PIL import Image
-
-from harness import machine
 from pipeline.report.plots import Line, Series, curves
+
 from pipeline.runs.prepare import PrepareConfig, prepare
 from pipeline.store.clipshard import read_clips
 from pipeline.store.files import Folder
 from pipeline.store.index import open_store
 from pipeline.training.checkpoint import read_curve
-from pipeline.training.config import DataFlags, LossFlags, ModelFlags, OptimizerFlags, ParallelFlags, TrainConfig, WatchFlags
+from pipeline.training.config import (
+    DataFlags,
+    LossFlags,
+    ModelFlags,
+    OptimizerFlags,
+    ParallelFlags,
+    TrainConfig,
+    WatchFlags,
+)
 from pipeline.training.tokenizer import train
 from schemas.metadata import CLIP_STORE_FORMAT
 from vitok.metrics.pixel import psnr, ssim
@@ -49,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--work", type=Path, required=True, help="stores and the training are kept here")
-    parser.add_argument("--steps", type=int, default=8000, help="of 64 clips (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3000, help="of 64 clips (default: %(default)s)")
     parser.add_argument("--json", type=Path, required=True, help="results; pictures go beside it")
     arguments = parser.parse_args()
     stored, tiles = prepare_stores(arguments.images, arguments.work)

@@ -124,8 +124,7 @@ def read_curve(folder: Folder) -> tuple[CurvePoint, ...]:
 def _curve_of(state: Mapping[str, object]) -> tuple[CurvePoint, ...]:
     points = cast(Sequence[Mapping[str, object]], state["curve"])
     return tuple(
-        CurvePoint(step=cast(int, point["step"]), values=cast(Mapping[str, float], point["values"]))
-        for point in points
+        CurvePoint(step=cast(int, point["step"]), values=cast(Mapping[str, float], point["values"])) for point in points
     )
 
 

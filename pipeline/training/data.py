@@ -49,7 +49,7 @@ class Batch:
 class ReadUnit:
     """A unit in, blocks of its clips out, shuffled and augmented; what Ray Data maps over."""
 
-    def __init__(self, folder: Folder, *, seed: int, flags: DataFlags) -> None:
+    def __init__(self, folder: Folder, seed: int, flags: DataFlags) -> None:
         self._folder = folder
         self._seed = seed
         self._flags = flags
@@ -154,7 +154,7 @@ class Batches:
                         world_size=world_size,
                         skip=used.get(stream.name, 0) // world_size,
                     ),
-                    ReadUnit(folders[stream.store], seed=seed, flags=flags),
+                    (folders[stream.store], seed, flags),
                     num_clips=min(mixture.expected(stream, num_clips=self._num_clips * num_steps), _CLIPS_PER_STREAM),
                     num_streams=len(streams) * world_size,
                 )
@@ -197,7 +197,7 @@ class _Reader:
 
 
 def _blocks(
-    units: Iterator[Unit], reader: ReadUnit, *, num_clips: int, num_streams: int
+    units: Iterator[Unit], reading: tuple[Folder, int, DataFlags], *, num_clips: int, num_streams: int
 ) -> Iterator[Mapping[str, NDArray[np.generic]]]:
     """Blocks of an endless sequence of units, read by Ray Data tasks ahead of their use.
 
@@ -209,13 +209,13 @@ def _blocks(
         while num_clips > 0 or not held:
             held.append(next(units))
             num_clips -= held[-1].num_clips - held[-1].skip
-        yield from _dataset(held, reader, num_streams=num_streams).iter_batches(
+        yield from _dataset(held, reading, num_streams=num_streams).iter_batches(
             batch_size=None, batch_format="numpy", prefetch_batches=2
         )
         num_clips = _CLIPS_PER_STREAM
 
 
-def _dataset(units: Sequence[Unit], reader: ReadUnit, *, num_streams: int) -> "ray.data.Dataset":
+def _dataset(units: Sequence[Unit], reading: tuple[Folder, int, DataFlags], *, num_streams: int) -> "ray.data.Dataset":
     import ray.data
 
     from pipeline.runs.cluster import cluster_resource
@@ -226,7 +226,17 @@ def _dataset(units: Sequence[Unit], reader: ReadUnit, *, num_streams: int) -> "r
     items = ray.data.from_items(
         [dict(zip(_UNIT_COLUMNS, row, strict=True)) for row in rows], override_num_blocks=min(len(units), tasks)
     )
-    dataset = items.map_batches(reader, batch_size=1, batch_format="numpy", num_cpus=_READ_CPUS)
+    # Actors: between the tasks of a stream that is ahead of its trainer, Ray would end their processes and start new.
+    dataset = items.map_batches(
+        ReadUnit,
+        fn_constructor_args=reading,
+        batch_size=1,
+        batch_format="numpy",
+        num_cpus=_READ_CPUS,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1, max_size=max(1, int(cluster_resource("CPU") / num_streams)), initial_size=1
+        ),
+    )
     options = dataset.context.execution_options
     options.preserve_order = True
     # Streams know nothing of each other: without a limit each would fill the cluster with its read-ahead.

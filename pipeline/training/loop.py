@@ -143,6 +143,8 @@ def _take_step(
         player.step(step)
         values[f"{player.name}/gradient_norm"] = norm
         values[f"{player.name}/learning_rate"] = torch.tensor(player.learning_rate(step))
+        if player.ema_decay:
+            values[f"{player.name}/ema_decay"] = torch.tensor(player.ema_decay)
     return values
 
 

@@ -63,7 +63,7 @@ class Player:
         self.running = running
         self._schedule = schedule
         self._max_grad_norm = max_grad_norm
-        self._ema_decay = ema_decay
+        self.ema_decay = ema_decay
         self._trained = {key: value for key, value in module.named_parameters() if value.requires_grad}
         self._optimizer = torch.optim.AdamW(
             self._trained.values(), lr=0.0, betas=(0.9, 0.95), weight_decay=weight_decay
@@ -86,7 +86,7 @@ class Player:
         self._optimizer.zero_grad(set_to_none=True)
         if self._ema:
             averages, weights = list(self._ema.values()), [value.detach() for value in self._trained.values()]
-            torch._foreach_lerp_(averages, weights, 1.0 - self._ema_decay)
+            torch._foreach_lerp_(averages, weights, 1.0 - self.ema_decay)
 
     @contextmanager
     def keeping(self) -> Iterator[None]:

@@ -5,17 +5,18 @@ from dataclasses import dataclass
 
 import torch
 
+from pipeline.runs.clips import clip_shapes
 from pipeline.store.files import Folder
 from pipeline.store.index import Store
 from pipeline.training.config import TrainConfig
 from pipeline.training.data import Batches, streams_of
 from pipeline.training.loop import LoopSettings, resume, run_loop
 from pipeline.training.objective import AdversarialObjective, Objective, ReconstructionObjective
-from pipeline.training.order import Mixture, Stream
+from pipeline.training.order import Mixture
 from pipeline.training.parallel import Parallel, whole
 from pipeline.training.player import Player, Schedule
 from pipeline.training.validate import Validator
-from vitok.config import AutoEncoderConfig, Grid
+from vitok.config import AutoEncoderConfig
 from vitok.losses.adversarial import StageTwo
 from vitok.losses.reconstruction import StageOne
 from vitok.model.autoencoder import AutoEncoder
@@ -59,7 +60,7 @@ def train_worker(task: WorkerTask) -> None:
     )
     streams = streams_of(task.stores)
     lpips = Lpips.load().to(parallel.device) if config.loss.lpips_weight else None
-    objective = build_objective(config, task.autoencoder, streams, parallel=parallel, lpips=lpips)
+    objective = build_objective(config, task.autoencoder, task.stores, parallel=parallel, lpips=lpips)
     progressed = resume(task.output, list(objective.players))
     batches = Batches(
         [store.folder for store in task.stores],
@@ -100,7 +101,7 @@ def train_worker(task: WorkerTask) -> None:
 def build_objective(
     config: TrainConfig,
     autoencoder: AutoEncoderConfig,
-    streams: Sequence[Stream],
+    stores: Sequence[Store],
     *,
     parallel: Parallel,
     lpips: Lpips | None,
@@ -132,7 +133,7 @@ def build_objective(
     stage_one = StageOne(pixel=loss.pixel_loss, kl_weight=loss.kl_weight, lpips_weight=loss.lpips_weight)
     if config.stage == 1:
         return ReconstructionObjective(tokenizer, stage_one, lpips)
-    largest = max(_sides(config, autoencoder, streams))
+    largest = max(_sides(config, stores))
     network = StyleGanDiscriminator(1 << (largest - 1).bit_length(), max_channels=gan.discriminator_channels)
     discriminator = Player(
         "discriminator",
@@ -179,9 +180,8 @@ def save_tokenizer(task: WorkerTask, tokenizer: Player, batches: Batches, parall
     parallel.wait()
 
 
-def _sides(config: TrainConfig, autoencoder: AutoEncoderConfig, streams: Sequence[Stream]) -> list[int]:
+def _sides(config: TrainConfig, stores: Sequence[Store]) -> list[int]:
     """Heights and widths of the clips of all buckets, after augmentation."""
     if config.data.resolution:
         return [config.data.resolution]
-    grids = [Grid.parse(stream.bucket.removeprefix("grid=")) for stream in streams]
-    return [autoencoder.tubelet.patch * side for grid in grids for side in (grid.height, grid.width)]
+    return [side for store in stores for _, *sides in clip_shapes(store) for side in sides]

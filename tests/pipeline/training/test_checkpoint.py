@@ -62,7 +62,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     take(trained, [0])
     save_training(folder, [trained], Progressed(step=1, used={}), ALONE)
     with pytest.raises(
-        ValueError, match="of another shape, the first 'tokenizer/adamw/code_to_decoder.weight/exp_avg'"
+        ValueError, match=r"of another shape, the first 'tokenizer/adamw/code_to_decoder\.weight/exp_avg'"
     ):
         load_training(folder, 1, [player(latent_channels=8)])
 

@@ -75,7 +75,9 @@ def test_stage_one_moves_everything_and_keeps_an_average(stage_one):
     with tokenizer.keeping():
         assert all(torch.equal(value, kept[name]) for name, value in tokenizer.module.state_dict().items())
     assert all(torch.equal(value, after[name]) for name, value in weights(tokenizer).items())
-    assert set(first) == {f"tokenizer/{name}" for name in ("total", "pixel", "kl", "gradient_norm", "learning_rate")}
+    assert set(first) == {
+        f"tokenizer/{name}" for name in ("total", "pixel", "kl", "gradient_norm", "learning_rate", "ema_decay")
+    }
 
 
 def test_stage_two_moves_decoder_and_discriminator_and_no_encoder(stage_two):

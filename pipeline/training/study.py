@@ -1,0 +1,308 @@
+"""A study: one training for each point of a product of axes, and how what they reach follows what they are.
+
+<output>/points/NAME/   one training run each, as `train` leaves it
+<output>/study.json     points, lines through them, protocol; study.png and study.html show it
+<output>/plan/          what all points share; a later start may ask for more points, not for other ones
+"""
+
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from pipeline.runs.clips import check_tubelet, clip_shapes
+from pipeline.runs.cluster import cluster_resource, connect
+from pipeline.runs.progress import Progress
+from pipeline.runs.record import StartClock, recorded
+from pipeline.store.claim import claim
+from pipeline.store.files import TEMPORARY_FOLDER, Folder
+from pipeline.store.index import Store, open_store
+from pipeline.store.plan import Plan, PlanCounts
+from pipeline.training.config import (
+    DataFlags,
+    LossFlags,
+    ModelFlags,
+    OptimizerFlags,
+    ParallelFlags,
+    TrainConfig,
+    WatchFlags,
+)
+from schemas.metadata import CLIP_STORE_FORMAT, FORMAT_VERSION
+from vitok.config import Bottleneck, Positions
+
+if TYPE_CHECKING:  # matplotlib, which flags do without
+    from pipeline.report.study import LineFit, StudyPoint
+
+POINTS_FOLDER = "points"
+_VALIDATION = "validation/"
+logger = logging.getLogger(__name__)
+
+
+class StudyFailedError(RuntimeError):
+    """Some points have no result; the message names them. The others are finished and stay so."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudyConfig:
+    """Train a tokenizer for each combination of the axes, and compare them."""
+
+    shards: tuple[str, ...]
+    """Clip stores that prepare_corpus wrote, all of one size of clips; their tubelet is a multiple of every variant's.
+    --validation names a held-out one and is needed."""
+    output: str
+    """Folder of the study."""
+    variants: tuple[str, ...] = ("S-B/16",)
+    """Axis: ENCODER-DECODER/QxP."""
+    latent_channels: tuple[int, ...] = (16,)
+    """Axis: K, channels of the latent."""
+    positions: tuple[Positions, ...] = ("rope3d",)
+    """Axis: how tokens know their place."""
+    bottlenecks: tuple[Bottleneck, ...] = ("kl",)
+    """Axis: what stands between encoder and decoder."""
+    seeds: tuple[int, ...] = (0,)
+    """Axis: trainings of each combination, each with the seed --seed plus one of these."""
+    concurrency: int = 1
+    """Points that train at a time, where the cluster has room for as many."""
+    data: DataFlags = field(default_factory=DataFlags)
+    optimizer: OptimizerFlags = field(default_factory=OptimizerFlags)
+    loss: LossFlags = field(default_factory=LossFlags)
+    parallel: ParallelFlags = field(default_factory=ParallelFlags)
+    watch: WatchFlags = field(default_factory=WatchFlags)
+    break_claim: bool = False
+    """Take over object-store folders, the study's and its points', whose runs are known to be dead."""
+
+    def __post_init__(self) -> None:
+        for name in ("variants", "latent_channels", "positions", "bottlenecks", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"--{name.replace('_', '-')}: got none, expected one or several")
+        if self.concurrency < 1:
+            raise ValueError(f"--concurrency: got {self.concurrency}, expected at least 1")
+        if not self.watch.validation:
+            raise ValueError("--validation: got none, expected the clip store that points are compared on")
+        names = list(self.points())
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"got the point {twice[0]} more than once, expected each value of an axis once")
+
+    def points(self) -> Iterator[str]:
+        """Names of all points, in order."""
+        yield from (name for name, _ in self.trainings())
+
+    def trainings(self) -> Iterator[tuple[str, TrainConfig]]:
+        """Name and training of each point, in order.
+
+        Raises:
+            ValueError: A flag cannot be used.
+        """
+        output = Folder(self.output)
+        for variant, channels, positions, bottleneck, seed in itertools.product(
+            self.variants, self.latent_channels, self.positions, self.bottlenecks, self.seeds
+        ):
+            model = ModelFlags(variant=variant, latent_channels=channels, positions=positions, bottleneck=bottleneck)
+            tubelet = model.autoencoder().tubelet
+            total_seed = self.optimizer.seed + seed
+            name = f"{variant.partition('/')[0]}_{tubelet}_c{channels}_{positions}_{bottleneck}_s{total_seed}"
+            yield (
+                name,
+                TrainConfig(
+                    shards=self.shards,
+                    output=output.subfolder(f"{POINTS_FOLDER}/{name}").url,
+                    model=model,
+                    data=self.data,
+                    optimizer=replace(self.optimizer, seed=total_seed),
+                    loss=self.loss,
+                    parallel=self.parallel,
+                    watch=self.watch,
+                    break_claim=self.break_claim,
+                ),
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudySummary:
+    """What a study found."""
+
+    points: "tuple[StudyPoint, ...]"
+    fits: "Mapping[str, LineFit]"
+    """By metric, over log2 E; empty where E does not vary."""
+    trained: int
+    """Points that this run trained, or went on with."""
+    page: str
+    """Path or URL."""
+
+
+def study(config: StudyConfig, *, clock: StartClock | None = None) -> StudySummary:
+    """Run the job: train the points that are not finished, then write what all of them show.
+
+    Raises:
+        RunRefusedError: Another run holds the folder, or it was begun with other settings or stores.
+        ValueError: A store cannot be used, or clips have several sizes.
+        FileNotFoundError: There are no weights for LPIPS.
+        StudyFailedError: Points failed; the others are finished and written.
+    """
+    from pipeline.report.study import PAGE_FILE, fits_of, write_study
+    from pipeline.training.worker import TOKENIZER_FOLDER
+    from vitok.networks.lpips import Lpips
+
+    output = Folder(config.output)
+    trainings = dict(config.trainings())
+    if config.loss.lpips_weight:
+        Lpips.load()  # here, so that weights that are not there cost no start of Ray
+    stores = tuple(_open_clips(url, config.variants) for url in config.shards)
+    validation = _open_clips(config.watch.validation, config.variants)
+    shape = _clip_shape(config, stores, validation)
+    identity = {
+        "format_version": FORMAT_VERSION,
+        "clips": [store.identity for store in stores],
+        "validation": validation.identity,
+        "validation_clips": config.watch.validation_clips,
+        "recipe": {key: value for key, value in next(iter(trainings.values())).recipe().items() if key != "seed"},
+    }
+    with (
+        claim(output, break_claim=config.break_claim),
+        recorded(output, job="study", config=config, clock=clock) as record,
+    ):
+        output.remove(TEMPORARY_FOLDER)
+        plan = Plan.load(output)
+        if plan is not None:
+            plan.check(folder=output, job="study", identity=identity)
+        else:
+            clips = sum(row.stored for store in stores for row in store.rows)
+            Plan.save(output, job="study", identity=identity, counts=PlanCounts(media=0, clips=clips), shards=[])
+        pending = {
+            name: training
+            for name, training in trainings.items()
+            if not Folder(training.output).exists(f"{TOKENIZER_FOLDER}/config.json")
+        }
+        failed: dict[str, str] = {}
+        if pending:
+            with record.phase("ray"):
+                connect()
+            with record.phase("work"):
+                failed = _train_all(pending, config, finished=len(trainings) - len(pending))
+        points = tuple(_point_of(name, training, shape) for name, training in trainings.items() if name not in failed)
+        record.counts |= {"points": len(points), "trained": len(pending) - len(failed), "failed": failed}
+        if points:
+            protocol = {**identity, "clip": "x".join(map(str, shape))}
+            write_study(output, points=points, protocol=protocol, failed=failed)
+        output.remove(TEMPORARY_FOLDER)
+        if failed:
+            raise StudyFailedError(
+                f"{len(failed)} of {len(trainings)} points have no result; start again to go on with them:\n  "
+                + "\n  ".join(f"{name}: {reason}" for name, reason in failed.items())
+            )
+    page = output.path(PAGE_FILE)
+    logger.info("study: %d points, %d of them trained by this run, in %s", len(points), len(pending), page)
+    return StudySummary(points=points, fits=fits_of(points), trained=len(pending), page=page)
+
+
+def _open_clips(url: str, variants: Sequence[str]) -> Store:
+    store = open_store(Folder(url), format_name=CLIP_STORE_FORMAT)
+    for variant in variants:
+        check_tubelet(store, variant.partition("/")[2], f"the variant {variant}", finer=True)
+    return store
+
+
+def _clip_shape(config: StudyConfig, stores: Sequence[Store], validation: Store) -> tuple[int, int, int]:
+    """Frames, height and width of all clips, after augmentation.
+
+    Raises:
+        ValueError: There are several: then E is no one number.
+    """
+    side = config.data.resolution
+    trained = {
+        (frames, side or height, side or width) for store in stores for frames, height, width in clip_shapes(store)
+    }
+    shapes = trained | clip_shapes(validation)
+    if len(shapes) != 1:
+        raise ValueError(
+            f"clips of a study have one size, or E would not be one number: training sees {sorted(trained)} (frames, "
+            f"height, width), {validation.folder.url} holds {sorted(clip_shapes(validation))}: prepare both alike, or "
+            "give --resolution"
+        )
+    (shape,) = shapes
+    return shape
+
+
+def _train_all(pending: Mapping[str, TrainConfig], config: StudyConfig, *, finished: int) -> dict[str, str]:
+    """Train points, some at a time; why points failed, by name."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    # A point is a driver of its own training: it waits, its workers compute.
+    start = ray.remote(num_cpus=0)(_train_point)
+    at_once = _room(config)
+    waiting = list(pending)
+    running: dict[ray.ObjectRef[None], str] = {}
+    failed: dict[str, str] = {}
+    with Progress("study", total=finished + len(pending), done=finished, unit="points") as progress:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                name = waiting.pop(0)
+                running[start.remote(pending[name])] = name
+            (done,), _ = ray.wait(list(running))
+            name = running.pop(done)
+            try:
+                ray.get(done)
+            except RayError as error:
+                cause = error.cause if isinstance(error, RayTaskError) else error
+                failed[name] = f"{type(cause).__name__}: {cause}"
+                logger.error("study: the point %s failed", name, exc_info=error)
+            progress.advance(1, note=f"{len(failed)} failed")
+    return failed
+
+
+def _room(config: StudyConfig) -> int:
+    """Points that can train at a time: as many as asked for, but one CPU stays with the tasks that read for them."""
+    parallel = config.parallel
+    room = int((cluster_resource("CPU") - 1) // (parallel.num_workers * parallel.threads_per_worker))
+    if parallel.device == "cuda":
+        room = min(room, int(cluster_resource("GPU")) // parallel.num_workers)
+    at_once = max(1, min(config.concurrency, room))
+    if at_once < config.concurrency:
+        logger.info("study: %d points at a time, the cluster has no room for %d", at_once, config.concurrency)
+    return at_once
+
+
+def _train_point(training: TrainConfig) -> None:
+    from pipeline.training.tokenizer import train
+
+    train(training)
+
+
+def _point_of(name: str, training: TrainConfig, shape: tuple[int, int, int]) -> "StudyPoint":
+    """What a finished training is and has reached."""
+    from pipeline.report.study import StudyPoint
+    from pipeline.training.checkpoint import read_curve
+    from vitok.model.count import count
+
+    last = training.optimizer.max_steps
+    metrics = {
+        key.removeprefix(_VALIDATION): value
+        for point in read_curve(Folder(training.output))
+        if point.step == last
+        for key, value in point.values.items()
+        if key.startswith(_VALIDATION)
+    }
+    assert metrics, f"{training.output}: a study's training ends with a validation"
+    autoencoder = training.model.autoencoder()
+    frames, height, width = shape
+    counted = count(autoencoder, num_frames=frames, height=height, width=width)
+    encoder, _, decoder = training.model.variant.partition("/")[0].partition("-")
+    return StudyPoint(
+        name=name,
+        encoder=encoder,
+        decoder=decoder,
+        tubelet=str(autoencoder.tubelet),
+        latent_channels=autoencoder.latent_channels,
+        positions=autoencoder.positions,
+        bottleneck=autoencoder.bottleneck,
+        seed=training.optimizer.seed,
+        grid=str(counted.grid),
+        latent_size=counted.latent_size,
+        encoder_parameters=counted.parameters.encode,
+        decoder_parameters=counted.parameters.decode,
+        macs=counted.macs.total,
+        metrics=metrics,
+    )

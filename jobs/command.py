@@ -22,6 +22,7 @@ COMMANDS = {
     "encode": ("jobs.encode_corpus", "clip shards and a tokenizer to a latent store"),
     "audit": ("jobs.audit_reconstruction", "how well a tokenizer gives clips back, with a report"),
     "verify": ("jobs.verify_store", "prove that a store is whole"),
+    "study": ("jobs.study_scaling", "train tokenizers of several sizes, and how quality follows size"),
     "describe": ("jobs.describe_model", "parameters, MACs and latent size of variants"),
     "demo": ("jobs.run_demo", "the whole chain on photographs and clips from installed packages"),
 }

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.media.bucket import parse_bucket
 from pipeline.runs.cluster import default_workers
 from pipeline.runs.shards import Workers
 from pipeline.store.files import Folder
 from pipeline.store.index import Store, open_store
 from pipeline.store.plan import Plan, PlanCounts, group_sources
 from schemas.metadata import CLIP_STORE_FORMAT
+from vitok.config import Tubelet
 
 if TYPE_CHECKING:  # torch, which flags do without
     from pipeline.stages.tokenizer import Inference
@@ -105,16 +107,46 @@ def open_run(config: TokenizerRunConfig) -> TokenizerRun:
     )
 
 
-def check_tubelet(source: Store, tubelet: str, owner: str) -> None:
+def check_tubelet(source: Store, tubelet: str, owner: str, *, finer: bool = False) -> None:
     """Refuse clips that were cut for another tubelet than their user's.
+
+    Args:
+        source: Clip store.
+        tubelet: Its user's, as in "4x8".
+        owner: Names the user.
+        finer: Take tubelets too that divide the store's: every clip of the store divides into them. Only for who makes
+            nothing of the names of the store's buckets, which are grids of its own tubelet.
 
     Raises:
         ValueError: Says both.
     """
+    stored, wanted = stored_tubelet(source), Tubelet.parse(tubelet)
+    if stored == wanted or (finer and not stored.frames % wanted.frames and not stored.patch % wanted.patch):
+        return
+    raise ValueError(
+        f"{source.folder.url} was prepared for tubelets {stored}, {owner} has {wanted}: "
+        f"prepare the corpus with --tubelet {wanted}{' or a multiple of it' if finer else ''}, "
+        "or give another tokenizer"
+    )
+
+
+def stored_tubelet(source: Store) -> Tubelet:
+    """The tubelet that a clip store was prepared for: its buckets are grids of it."""
     preprocessing = source.document["preprocessing"]
     assert isinstance(preprocessing, dict)
-    if preprocessing["tubelet"] != tubelet:
-        raise ValueError(
-            f"{source.folder.url} was prepared for tubelets {preprocessing['tubelet']}, {owner} has {tubelet}: "
-            f"prepare the corpus with --tubelet {tubelet}, or give another tokenizer"
+    return Tubelet.parse(preprocessing["tubelet"])
+
+
+def clip_shapes(source: Store) -> set[tuple[int, int, int]]:
+    """Frames, height and width in pixels of a store's clips: one for each bucket that holds any."""
+    tubelet = stored_tubelet(source)
+    grids = [parse_bucket(name) for name in {row.bucket for row in source.rows if row.stored}]
+    return {
+        # A clip of several frames spans two tubelets at least (see PrepareConfig): one tubelet is an image.
+        (
+            1 if grid.frames == 1 else grid.frames * tubelet.frames,
+            grid.height * tubelet.patch,
+            grid.width * tubelet.patch,
         )
+        for grid in grids
+    }

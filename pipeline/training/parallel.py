@@ -24,20 +24,25 @@ class Parallel:
     device: torch.device
     strategy: Strategy
 
-    def wrap(self, module: nn.Module, *, layers: type[nn.Module]) -> nn.Module:
-        """The module as this worker runs it, on its device.
+    def divided(self, module: nn.Module, *, layers: type[nn.Module]) -> nn.Module:
+        """The module as this worker runs it by the strategy, on its device.
 
         Args:
             module: With FSDP2 changed in place; else as it was, and inside what is returned.
             layers: Class of the submodules that FSDP2 gathers one at a time.
         """
+        if self.strategy == "ddp":
+            return self.replicated(module)
         module.to(self.device)
-        if self.strategy == "fsdp":
-            for layer in module.modules():
-                if isinstance(layer, layers):
-                    fully_shard(layer)
-            fully_shard(module)
-            return module
+        for layer in module.modules():
+            if isinstance(layer, layers):
+                fully_shard(layer)
+        fully_shard(module)
+        return module
+
+    def replicated(self, module: nn.Module) -> nn.Module:
+        """The module, whole on every worker, as this worker runs it, on its device."""
+        module.to(self.device)
         if self.world_size == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
             return module
         return DistributedDataParallel(module)

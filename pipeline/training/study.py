@@ -80,14 +80,10 @@ class StudyConfig:
             raise ValueError(f"--concurrency: got {self.concurrency}, expected at least 1")
         if not self.watch.validation:
             raise ValueError("--validation: got none, expected the clip store that points are compared on")
-        names = list(self.points())
+        names = [name for name, _ in self.trainings()]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"got the point {twice[0]} more than once, expected each value of an axis once")
-
-    def points(self) -> Iterator[str]:
-        """Names of all points, in order."""
-        yield from (name for name, _ in self.trainings())
 
     def trainings(self) -> Iterator[tuple[str, TrainConfig]]:
         """Name and training of each point, in order.

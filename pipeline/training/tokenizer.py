@@ -1,7 +1,7 @@
 """Train a tokenizer: clip shards in, a checkpoint out, through Ray Train."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.runs.clips import check_tubelet
@@ -56,6 +56,8 @@ def train(config: TrainConfig, *, clock: StartClock | None = None) -> TrainSumma
     from vitok.networks.lpips import Lpips
 
     output = Folder(config.output)
+    if config.tokenizer:
+        config = replace(config, tokenizer=Folder(config.tokenizer).url)  # workers run in another directory
     if config.loss.lpips_weight:
         Lpips.load()  # here, so that weights that are not there cost no start of Ray
     autoencoder, begins_from = _autoencoder(config)

@@ -22,7 +22,7 @@ from vitok.losses.reconstruction import StageOne
 from vitok.model.autoencoder import AutoEncoder
 from vitok.model.block import Block
 from vitok.model.checkpoint import load_checkpoint, save_checkpoint
-from vitok.networks.discriminator import ResidualBlock, StyleGanDiscriminator
+from vitok.networks.discriminator import StyleGanDiscriminator
 from vitok.networks.lpips import Lpips
 from vitok.pixels import from_uint8
 
@@ -119,7 +119,7 @@ def build_objective(
     tokenizer = Player(
         "tokenizer",
         model,
-        parallel.wrap(model, layers=Block),
+        parallel.divided(model, layers=Block),
         schedule=Schedule(
             peak=config.peak_learning_rate,
             warmup_steps=round(optimizer.max_steps * optimizer.warmup_fraction),
@@ -138,7 +138,7 @@ def build_objective(
     discriminator = Player(
         "discriminator",
         network,
-        parallel.wrap(network, layers=ResidualBlock),
+        parallel.replicated(network),  # small, and its weights are looked at outside of its own forward pass
         schedule=Schedule(
             peak=gan.discriminator_learning_rate, warmup_steps=gan.discriminator_warmup_steps, max_steps=None
         ),

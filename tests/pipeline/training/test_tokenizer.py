@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from pipeline.runs.prepare import PrepareConfig, prepare
 from pipeline.store.plan import RunRefusedError
 from pipeline.training.config import (
     DataFlags,
+    GanFlags,
     LossFlags,
     ModelFlags,
     OptimizerFlags,
+    ParallelFlags,
     TrainConfig,
     WatchFlags,
 )
@@ -181,6 +184,27 @@ def training_workers(driver):
         return False
 
     return [int(pid) for pid, _, name in rows if "RayTrainWorker" in name and below(int(pid))]
+
+
+def test_stage_two_goes_on_from_a_tokenizer_and_leaves_its_encoder(clips, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(tokenizer).parent)  # workers run elsewhere, and a relative path must hold for them too
+    gan = GanFlags(gan_start_step=1, gan_ramp_steps=2, discriminator_warmup_steps=0, discriminator_channels=8)
+    summary = train(
+        config(
+            clips,
+            tmp_path,
+            max_steps=6,
+            optimizer={"ema_decay": 0.5},
+            stage=2,
+            tokenizer=Path(tokenizer).name,
+            gan=gan,
+            parallel=ParallelFlags(num_workers=2, strategy="fsdp"),
+        )
+    )
+    assert {"tokenizer/gan", "discriminator/real", "discriminator/gradient_norm"} <= set(scalars(tmp_path))
+    before, after = (load_checkpoint(folder).state_dict() for folder in (tokenizer, summary.tokenizer))
+    frozen = ("tubelet_embed", "encoder.", "encoder_to_code")
+    assert all(torch.equal(before[name], after[name]) == name.startswith(frozen) for name in before)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_keys_on_disk(clips, tmp_path):

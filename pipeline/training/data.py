@@ -226,16 +226,15 @@ def _dataset(units: Sequence[Unit], reading: tuple[Folder, int, DataFlags], *, n
     items = ray.data.from_items(
         [dict(zip(_UNIT_COLUMNS, row, strict=True)) for row in rows], override_num_blocks=min(len(units), tasks)
     )
-    # Actors: between the tasks of a stream that is ahead of its trainer, Ray would end their processes and start new.
+    # As many actors from first to last: a stream ahead of its trainer would see the processes of tasks, or of a pool
+    # that grows and shrinks, ended and started again, seconds of a core each time.
     dataset = items.map_batches(
         ReadUnit,
         fn_constructor_args=reading,
         batch_size=1,
         batch_format="numpy",
         num_cpus=_READ_CPUS,
-        compute=ray.data.ActorPoolStrategy(
-            min_size=1, max_size=max(1, int(cluster_resource("CPU") / num_streams)), initial_size=1
-        ),
+        compute=ray.data.ActorPoolStrategy(size=max(1, int(cluster_resource("CPU") / (2 * num_streams)))),
     )
     options = dataset.context.execution_options
     options.preserve_order = True

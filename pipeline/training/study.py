@@ -28,6 +28,7 @@ from pipeline.training.config import (
     TrainConfig,
     WatchFlags,
 )
+from pipeline.training.tokenizer import TrainSummary, train
 from schemas.metadata import CLIP_STORE_FORMAT, FORMAT_VERSION
 from vitok.config import Bottleneck, Positions
 
@@ -91,7 +92,10 @@ class StudyConfig:
         Raises:
             ValueError: A flag cannot be used.
         """
+        # Points train in other processes, which may run in other directories: their paths are full ones.
         output = Folder(self.output)
+        shards = tuple(Folder(url).url for url in self.shards)
+        watch = replace(self.watch, validation=Folder(self.watch.validation).url)
         for variant, channels, positions, bottleneck, seed in itertools.product(
             self.variants, self.latent_channels, self.positions, self.bottlenecks, self.seeds
         ):
@@ -102,14 +106,14 @@ class StudyConfig:
             yield (
                 name,
                 TrainConfig(
-                    shards=self.shards,
+                    shards=shards,
                     output=output.subfolder(f"{POINTS_FOLDER}/{name}").url,
                     model=model,
                     data=self.data,
                     optimizer=replace(self.optimizer, seed=total_seed),
                     loss=self.loss,
                     parallel=self.parallel,
-                    watch=self.watch,
+                    watch=watch,
                     break_claim=self.break_claim,
                 ),
             )
@@ -227,10 +231,10 @@ def _train_all(pending: Mapping[str, TrainConfig], config: StudyConfig, *, finis
     from ray.exceptions import RayError, RayTaskError
 
     # A point is a driver of its own training: it waits, its workers compute.
-    start = ray.remote(num_cpus=0)(_train_point)
+    start = ray.remote(num_cpus=0)(train)
     at_once = _room(config)
     waiting = list(pending)
-    running: dict[ray.ObjectRef[None], str] = {}
+    running: dict[ray.ObjectRef[TrainSummary], str] = {}
     failed: dict[str, str] = {}
     with Progress("study", total=finished + len(pending), done=finished, unit="points") as progress:
         while waiting or running:
@@ -261,23 +265,16 @@ def _room(config: StudyConfig) -> int:
     return at_once
 
 
-def _train_point(training: TrainConfig) -> None:
-    from pipeline.training.tokenizer import train
-
-    train(training)
-
-
 def _point_of(name: str, training: TrainConfig, shape: tuple[int, int, int]) -> "StudyPoint":
     """What a finished training is and has reached."""
     from pipeline.report.study import StudyPoint
     from pipeline.training.checkpoint import read_curve
     from vitok.model.count import count
 
-    last = training.optimizer.max_steps
     metrics = {
         key.removeprefix(_VALIDATION): value
         for point in read_curve(Folder(training.output))
-        if point.step == last
+        if point.step == training.optimizer.max_steps
         for key, value in point.values.items()
         if key.startswith(_VALIDATION)
     }
@@ -285,7 +282,7 @@ def _point_of(name: str, training: TrainConfig, shape: tuple[int, int, int]) -> 
     autoencoder = training.model.autoencoder()
     frames, height, width = shape
     counted = count(autoencoder, num_frames=frames, height=height, width=width)
-    encoder, _, decoder = training.model.variant.partition("/")[0].partition("-")
+    encoder, decoder = training.model.variant.partition("/")[0].split("-")
     return StudyPoint(
         name=name,
         encoder=encoder,

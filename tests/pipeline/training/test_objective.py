@@ -1,5 +1,6 @@
 """A step of each stage, without Ray: what moves, what stays, and that parts of a step make the whole."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -144,3 +145,11 @@ def test_every_recipe_is_one_and_has_its_twin():
     second = RECIPES["paper_image_256_stage2"](shards=("clips",), output="out")
     assert (second.data.batch_size, second.optimizer.ema_decay, second.gan.gan_weight) == (256, 0.9999, 0.05)
     assert (second.gan.discriminator_learning_rate, second.gan.discriminator_warmup_steps) == (2e-5, 25_000)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler warns of itself
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_step_is_the_step(stage_one):
+    config = replace(stage_one, parallel=ParallelFlags(compile=True))
+    plain, compiled = take(objective_of(stage_one), steps=2), take(objective_of(config), steps=2)
+    torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-5)

@@ -23,8 +23,8 @@ from einops import rearrange
 from harness import machine
 from numpy.typing import NDArray
 from PIL import Image
-from pipeline.report.plots import Line, Series, curves
 
+from pipeline.report.plots import Series, curves
 from pipeline.runs.prepare import PrepareConfig, prepare
 from pipeline.store.clipshard import read_clips
 from pipeline.store.files import Folder
@@ -93,12 +93,12 @@ def main() -> None:
         "rows n h w c -> (rows h) (n w) c",
     )
     Image.fromarray(picture.numpy()).save(arguments.json.with_suffix(".clips.png"))
+    ends = (float(min(curve)), float(max(curve)))
+    levels = [Series(name=name, x=ends, y=(quality[name]["psnr"],) * 2) for name in ("pca", "bicubic")]
     plotted = curves(
-        [Series(name="ViTok N-T/8", x=tuple(curve), y=tuple(curve.values()))],
-        levels=[Line(name=name, value=quality[name]["psnr"]) for name in ("pca", "bicubic")],
-        title=f"Held-out PSNR at {quality['vitok']['floats']} latent floats",
+        [Series(name="ViTok N-T/8", x=tuple(curve), y=tuple(curve.values())), *levels],
         x_label="optimizer steps of 64 clips",
-        y_label="PSNR [dB]",
+        y_label=f"held-out PSNR [dB] at {quality['vitok']['floats']} latent floats",
     )
     arguments.json.with_suffix(".curve.png").write_bytes(plotted.png)
 

@@ -4,6 +4,7 @@ import time
 
 _STARTED = time.perf_counter()  # before everything else, so that the run record can say what imports cost
 
+import dataclasses  # noqa: E402
 import importlib  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
@@ -30,7 +31,7 @@ COMMANDS = {
 
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the environment of a job that was submitted."""
-_PLACES = ("input", "shards", "tokenizer", "store", "output")
+_PLACES = ("input", "shards", "validation", "tokenizer", "store", "output")
 """Flags that name a file or a folder."""
 
 EXIT_FAILED = 1
@@ -104,13 +105,17 @@ def _refuse_relative_paths(config: object) -> None:
     Raises:
         ValueError: A flag that names a place is a relative path.
     """
-    for name in _PLACES:
-        value = getattr(config, name, ())
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            _refuse_relative_paths(value)
+        if field.name not in _PLACES:
+            continue
         for place in (value,) if isinstance(value, str) else value:
-            if "://" not in place and not place.startswith("/"):
+            if place and "://" not in place and not place.startswith("/"):
                 raise ValueError(
-                    f"--{name}: {place!r} is relative, and a submitted job runs in a copy of the working directory "
-                    "that Ray removes: give a full path or a URL"
+                    f"--{field.name}: {place!r} is relative, and a submitted job runs in a copy of the working "
+                    "directory that Ray removes: give a full path or a URL"
                 )
 
 

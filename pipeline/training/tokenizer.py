@@ -50,8 +50,10 @@ def train(config: TrainConfig, *, clock: StartClock | None = None) -> TrainSumma
         FileNotFoundError: There is no tokenizer to begin from, or no weights for LPIPS.
         NonFiniteLossError: A loss or a gradient was not finite.
     """
-    from pipeline.training.checkpoint import latest_step
+    from pipeline.report.training import draw_training
+    from pipeline.training.checkpoint import latest_step, read_curve
     from pipeline.training.data import streams_of
+    from pipeline.training.watch import PICTURES_FOLDER
     from pipeline.training.worker import TOKENIZER_FOLDER, WorkerTask
     from vitok.networks.lpips import Lpips
 
@@ -101,6 +103,8 @@ def train(config: TrainConfig, *, clock: StartClock | None = None) -> TrainSumma
                 connect()
             with record.phase("work"):
                 _fit(task)
+            for name, picture in draw_training((point.step, point.values) for point in read_curve(output)).items():
+                output.write_bytes(f"{PICTURES_FOLDER}/{name}", picture)
         output.remove(TEMPORARY_FOLDER)
         summary = TrainSummary(
             tokenizer=tokenizer.url,

@@ -2,6 +2,7 @@
 
 <output>/tensorboard/events.out.tfevents.*   `tensorboard --logdir <output>/tensorboard`
 <output>/pictures/step-00001000.png          held-out clips above, their reconstructions below
+<output>/pictures/loss.png, psnr.png         the curves, at the end (`pipeline.report.training`)
 """
 
 import io

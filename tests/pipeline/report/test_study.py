@@ -198,7 +198,7 @@ def test_the_page_needs_nothing_from_outside(tmp_path):
 def test_the_page_shows_points_lines_and_protocol(tmp_path):
     text = " ".join(Page(written(tmp_path, scaled())).text.split())
     assert "N-N/1x16" in text
-    assert "PSNR1.25101.0002.302-0.5690.92" in text
+    assert "PSNR1.25101.000 2.302-0.5690.92" in text
     for shown in ("20.00", "1x8x8", "37 steps of 8 clips of 1x64x64", "at most 41 held-out clips", "5ca1ab1e"):
         assert shown in text
     assert "without a result" not in text

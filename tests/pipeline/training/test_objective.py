@@ -8,7 +8,6 @@ import torch
 
 from pipeline.training.config import LossFlags, ModelFlags, OptimizerFlags, ParallelFlags
 from pipeline.training.loop import LoopSettings, _take_step
-from pipeline.training.order import Shard, Stream
 from pipeline.training.parallel import Parallel
 from pipeline.training.recipes import RECIPES, tiny
 from pipeline.training.worker import build_objective
@@ -17,14 +16,13 @@ from vitok.model.autoencoder import AutoEncoder
 from vitok.model.checkpoint import save_checkpoint
 
 ALONE = Parallel(rank=0, world_size=1, device=torch.device("cpu"), strategy="ddp")
-STREAMS = [Stream(store=0, bucket="grid=1x4x4", shards=(Shard(path="shard", num_clips=8),))]
 PIXELS = torch.rand(4, 3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 FROZEN = ("tubelet_embed", "encoder.", "encoder_to_code")
 
 
 def objective_of(config):
     return build_objective(
-        config, AutoEncoderConfig.from_name("N-N/8", latent_channels=4), STREAMS, parallel=ALONE, lpips=None
+        config, AutoEncoderConfig.from_name("N-N/8", latent_channels=4), [], parallel=ALONE, lpips=None
     )
 
 
@@ -109,7 +107,7 @@ def test_parts_of_a_step_make_the_whole(stage_one):
     autoencoder = model.autoencoder()
     found = []
     for accumulation in (1, 2, 4):
-        objective = build_objective(config, autoencoder, STREAMS, parallel=ALONE, lpips=None)
+        objective = build_objective(config, autoencoder, [], parallel=ALONE, lpips=None)
         values = take(objective, steps=3, accumulation=accumulation)
         found.append([[float(value[f"tokenizer/{name}"]) for name in ("total", "gradient_norm")] for value in values])
     torch.testing.assert_close(torch.tensor(found[1]), torch.tensor(found[0]), rtol=2e-4, atol=1e-6)

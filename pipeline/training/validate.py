@@ -49,14 +49,14 @@ class Validator:
         """
         self._parallel = parallel
         self._lpips = lpips
-        buckets: dict[str, list[NDArray[np.uint8]]] = {}
-        for bucket, pixels in itertools.islice(_clips(store), max_clips):
-            buckets.setdefault(bucket, []).append(pixels)
-        if not buckets:
+        shapes: dict[tuple[int, ...], list[NDArray[np.uint8]]] = {}
+        for pixels in itertools.islice(_clips(store), max_clips):
+            shapes.setdefault(pixels.shape, []).append(pixels)
+        if not shapes:
             raise ValueError(f"--validation: {store.folder.url} holds no clips")
         self._batches: list[tuple[Tensor, Tensor]] = []
         """Pixels uint8 [B, T, H, W, 3] and what each clip counts: 0 where it only fills this worker's last batch."""
-        for clips in buckets.values():
+        for clips in shapes.values():
             mine = clips[parallel.rank :: parallel.world_size]
             share = -(-len(clips) // parallel.world_size)
             counts = torch.tensor([1.0] * len(mine) + [0.0] * (share - len(mine)), dtype=torch.float64)
@@ -131,13 +131,13 @@ class _LatentSums:
         }
 
 
-def _clips(store: Store) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """Bucket and pixels [T, H, W, 3] of every clip."""
+def _clips(store: Store) -> Iterator[NDArray[np.uint8]]:
+    """Pixels [T, H, W, 3] of every clip."""
     for row in store.rows:
         if row.path is not None:
             with store.folder.open(row.path) as stream:
                 for clip in read_clips(stream, where=store.folder.path(row.path)):
-                    yield row.bucket, clip.pixels
+                    yield clip.pixels
 
 
 def _picture(pairs: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.uint8]:

@@ -8,6 +8,9 @@ mirrors, held out are the four quarters. The tokenizer is N-T/8 (192 wide, 2 + 4
 random crops of the same training photographs: the best that any linear code of single tubelets does. Bicubic keeps
 19 x 18 x 3 = 1026 floats. Every reconstruction is rounded to 8 bits; PSNR is the mean over clips.
 
+"vitok" are the weights of the last step; "vitok_averaged", and the curve over steps, those averaged with a decay of
+0.999, which on a run as short as this still carry weights of a thousand steps before.
+
 A second start goes on where the first stopped. Beside the JSON lie its pictures: curve and reconstructions.
 """
 
@@ -23,6 +26,7 @@ from einops import rearrange
 from harness import machine
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 
 from pipeline.report.plots import Series, curves
 from pipeline.runs.prepare import PrepareConfig, prepare
@@ -41,7 +45,9 @@ from pipeline.training.config import (
 )
 from pipeline.training.tokenizer import train
 from schemas.metadata import CLIP_STORE_FORMAT
+from vitok.config import AutoEncoderConfig
 from vitok.metrics.pixel import psnr, ssim
+from vitok.model.autoencoder import AutoEncoder
 from vitok.model.checkpoint import load_checkpoint
 from vitok.pixels import from_uint8, to_uint8
 
@@ -62,8 +68,10 @@ def main() -> None:
     stored, tiles = prepare_stores(arguments.images, arguments.work)
     training = train(training_config(arguments.work, arguments.steps))
     held_out = clips_of(tiles)
+    averaged = load_checkpoint(training.tokenizer)
     candidates = {
-        "vitok": reconstruct(training.tokenizer, held_out),
+        "vitok": reconstruct(last_weights(arguments.work, averaged.config), held_out),
+        "vitok_averaged": reconstruct(averaged, held_out),
         "pca": pca(random_crops(clips_of(stored)), held_out),
         "bicubic": bicubic(held_out),
     }
@@ -88,15 +96,16 @@ def main() -> None:
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(document, indent=1) + "\n")
     sys.stdout.write(json.dumps({"quality": quality, "psnr_above_pca": document["psnr_above_pca"]}, indent=1) + "\n")
+    names = {"vitok": "ViTok, last weights", "pca": "PCA", "bicubic": "bicubic"}
     picture = rearrange(
-        torch.stack([clips[::7][:12, 0] for clips in (held_out, *candidates.values())]),
+        torch.stack([clips[::7][:12, 0] for clips in (held_out, *(candidates[name] for name in names))]),
         "rows n h w c -> (rows h) (n w) c",
     )
     Image.fromarray(picture.numpy()).save(arguments.json.with_suffix(".clips.png"))
     ends = (float(min(curve)), float(max(curve)))
-    levels = [Series(name=name, x=ends, y=(quality[name]["psnr"],) * 2) for name in ("pca", "bicubic")]
+    levels = [Series(name=names[name], x=ends, y=(quality[name]["psnr"],) * 2) for name in names]
     plotted = curves(
-        [Series(name="ViTok N-T/8", x=tuple(curve), y=tuple(curve.values())), *levels],
+        [Series(name="ViTok N-T/8, averaged weights", x=tuple(curve), y=tuple(curve.values())), *levels],
         x_label="optimizer steps of 64 clips",
         y_label=f"held-out PSNR [dB] at {quality['vitok']['floats']} latent floats",
     )
@@ -156,10 +165,20 @@ def clips_of(store: Path) -> torch.Tensor:
     return torch.from_numpy(np.stack(clips))
 
 
+def last_weights(work: Path, config: AutoEncoderConfig) -> AutoEncoder:
+    """The model of the last step, without averaging over steps."""
+    (part,) = (work / "training" / "checkpoints").glob("*/part-00000-of-00001.safetensors")
+    prefix = "tokenizer/weights/"
+    model = AutoEncoder(config)
+    model.load_state_dict(
+        {name.removeprefix(prefix): value for name, value in load_file(part).items() if name.startswith(prefix)}
+    )
+    return model
+
+
 @torch.inference_mode()
-def reconstruct(tokenizer: str, clips: torch.Tensor) -> torch.Tensor:
+def reconstruct(model: AutoEncoder, clips: torch.Tensor) -> torch.Tensor:
     """What the tokenizer gives back, in float32."""
-    model = load_checkpoint(tokenizer)
     parts = [model(from_uint8(part), sample=False).pixels for part in torch.split(clips, 32)]
     return to_uint8(torch.cat(parts))
 

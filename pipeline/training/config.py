@@ -141,7 +141,11 @@ class WatchFlags:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """Train a ViTok auto-encoder on clip shards."""
+    """Train a ViTok auto-encoder on clip shards.
+
+    --recipe NAME: begin from a named training (`pipeline.training.recipes`), such as paper_image_256, its _stage2, its
+    _tiny twin, or laptop; the other flags change what it says.
+    """
 
     shards: tuple[str, ...]
     """Clip stores that prepare_corpus wrote: paths or URLs."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness import Row, main
 
-from jobs.run_demo import BATCH_SIZE, NUM_FRAMES, RESOLUTION, SHARD_SIZE, TUBELET, VARIANT, collect_media
+from jobs.run_demo import NUM_FRAMES, RESOLUTION, SHARD_SIZE, TUBELET, collect_media
 
 STEPS = 50
 STAGES = ("imports", "open", "ray", "plan", "start", "weights", "work", "commit", "fold")
@@ -40,7 +40,7 @@ def chain(folder: Path) -> dict[str, dict[str, float]]:
     collect_media(folder / "media")
     clips, tokenizer = folder / "clips", folder / "training" / "tokenizer"
     shape = ("--resolution", str(RESOLUTION), "--num-frames", str(NUM_FRAMES), "--tubelet", TUBELET)
-    recipe = ("--variant", VARIANT, "--batch-size", str(BATCH_SIZE), "--max-steps", str(STEPS))
+    recipe = ("--recipe", "laptop", "--max-steps", str(STEPS))
     from_tokenizer = ("--shards", str(clips), "--tokenizer", str(tokenizer), "--shard-size", str(SHARD_SIZE))
     commands = {
         "prepare_corpus": (clips, "--input", str(folder / "media"), *shape, "--shard-size", str(SHARD_SIZE)),

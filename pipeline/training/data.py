@@ -170,7 +170,7 @@ class Batches:
             self._used[name] = self._used.get(name, 0) + count * self._world_size
         self._step += 1
         return Batch(
-            pixels=torch.from_numpy(join_clips([pixels for pixels, _ in parts])),
+            pixels=torch.from_numpy(np.concatenate([pixels for pixels, _ in parts])),
             keys=tuple(str(key) for _, keys in parts for key in keys),
             used=dict(self._used),
         )
@@ -248,17 +248,4 @@ def _dataset(units: Sequence[Unit], reading: tuple[Folder, int, DataFlags], *, n
 
 
 def _block(clips: Sequence[tuple[NDArray[np.uint8], str]]) -> dict[str, NDArray[np.generic]]:
-    pixels = join_clips([pixels[None] for pixels, _ in clips])
-    return {"pixels": pixels, "key": np.array([key for _, key in clips])}
-
-
-def join_clips(parts: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
-    """Clips [n, T, H, W, 3] of one bucket together, short ones continued by their last frame.
-
-    A bucket of one tubelet in time holds images beside clips of up to q frames; the model would continue them the same
-    way (`AutoEncoder.pad_frames`).
-    """
-    longest = max(part.shape[1] for part in parts)
-    return np.concatenate(
-        [np.concatenate([part, *[part[:, -1:]] * (longest - part.shape[1])], axis=1) for part in parts]
-    )
+    return {"pixels": np.stack([pixels for pixels, _ in clips]), "key": np.array([key for _, key in clips])}

@@ -9,7 +9,7 @@ from pipeline.runs.prepare import PrepareConfig, prepare
 from pipeline.store.files import Folder
 from pipeline.store.index import open_store
 from pipeline.training.config import DataFlags
-from pipeline.training.data import Batches, join_clips, streams_of
+from pipeline.training.data import Batches, streams_of
 from pipeline.training.order import Mixture
 from schemas.metadata import CLIP_STORE_FORMAT
 
@@ -69,14 +69,6 @@ def test_workers_see_every_clip_equally_often_and_crops_of_their_own(stores):
     assert not np.array_equal(first.pixels, second.pixels)
     crops = {clip.numpy().tobytes() for batch in drawn[0] for clip in batch.pixels}
     assert len(crops) > 40
-
-
-def test_images_join_clips_as_stills():
-    image, clip = np.full((1, 1, 2, 2, 3), 7, np.uint8), np.arange(48, dtype=np.uint8).reshape(1, 4, 2, 2, 3)
-    joined = join_clips([image, clip])
-    assert joined.shape == (2, 4, 2, 2, 3)
-    assert (joined[0] == 7).all()
-    assert (joined[1] == clip[0]).all()
 
 
 def test_stores_give_the_shares_asked_for(stores):

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def run_loop(
     """Take the steps that are left. False: a loss or gradient was not finite, and its clips' keys are on disk."""
     first, note = parallel.rank == 0, ""
     curve = list(progressed.curve)
-    curve_every = math.ceil(settings.max_steps / _CURVE_POINTS) * settings.log_every
+    curve_every = math.ceil(settings.max_steps / (settings.log_every * _CURVE_POINTS)) * settings.log_every
     rate = Rate(peak_flops=peak_flops(parallel.device, settings.precision) if first else None)
     with ExitStack() as stack:
         ahead = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches"))
@@ -106,7 +106,7 @@ def run_loop(
     return True
 
 
-def resume(output: Folder, players: list[Player]) -> Progressed:
+def resume(output: Folder, players: Sequence[Player]) -> Progressed:
     """Put the newest checkpoint, if there is one, into the players."""
     step = latest_step(output)
     if step is None:

@@ -61,7 +61,7 @@ def train_worker(task: WorkerTask) -> None:
     streams = streams_of(task.stores)
     lpips = Lpips.load().to(parallel.device) if config.loss.lpips_weight else None
     objective = build_objective(config, task.autoencoder, task.stores, parallel=parallel, lpips=lpips)
-    progressed = resume(task.output, list(objective.players))
+    progressed = resume(task.output, objective.players)
     batches = Batches(
         [store.folder for store in task.stores],
         streams,

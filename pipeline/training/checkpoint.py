@@ -55,12 +55,11 @@ class Progressed:
 def save_training(folder: Folder, players: Sequence[Player], progressed: Progressed, parallel: Parallel) -> None:
     """Write the checkpoint of a step and remove those before it; every worker calls it at the same step."""
     name = _folder_of(progressed.step)
-    part = {
-        key: whole_tensor.detach().cpu().contiguous()
-        for place, (key, tensor) in enumerate(_entries(players))
-        # Every worker takes part in making each tensor whole, and keeps its own share of them.
-        if (whole_tensor := whole(tensor)) is not None and place % parallel.world_size == parallel.rank
-    }
+    part = {}
+    for place, (key, tensor) in enumerate(_entries(players)):
+        gathered = whole(tensor)  # every worker takes part in making each tensor whole, and keeps its share of them
+        if place % parallel.world_size == parallel.rank:
+            part[key] = gathered.detach().cpu().contiguous()
     folder.write_bytes(_part_path(name, parallel.rank, parallel.world_size), save(part))
     parallel.wait()
     if parallel.rank == 0:

@@ -97,7 +97,7 @@ def train(config: TrainConfig, *, clock: StartClock | None = None) -> TrainSumma
                 output=output,
                 stores=stores,
                 validation=_open_clips(config.watch.validation, autoencoder) if config.watch.validation else None,
-                record={"variant": config.model.variant, **identity},
+                record=identity,
             )
             with record.phase("ray"):
                 connect()

@@ -32,8 +32,8 @@ class Watch:
         """Go on after `step` steps: later points of an earlier start are hidden."""
         self._output = output
         # A file grows, which an object store's cannot: there the events lie here and go up as wholes.
-        self._events = Path(tempfile.mkdtemp(prefix="vitok-events-"))
-        self._writer = SummaryWriter(logdir=str(self._events), purge_step=step, flush_secs=10)
+        self._events = tempfile.TemporaryDirectory(prefix="vitok-events-")
+        self._writer = SummaryWriter(logdir=self._events.name, purge_step=step, flush_secs=10)
 
     def scalars(self, values: Mapping[str, float], *, step: int) -> None:
         """Add a point to each curve."""
@@ -50,13 +50,14 @@ class Watch:
     def publish(self) -> None:
         """Put what was added where others see it."""
         self._writer.flush()
-        for file in self._events.iterdir():
+        for file in Path(self._events.name).iterdir():
             self._output.write_bytes(f"{TENSORBOARD_FOLDER}/{file.name}", file.read_bytes())
 
     def close(self) -> None:
         """Publish the last of it."""
         self.publish()
         self._writer.close()
+        self._events.cleanup()
 
 
 class Rate:

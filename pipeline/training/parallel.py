@@ -5,12 +5,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.store.moments import ChannelMoments
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -57,13 +60,17 @@ class Parallel:
         """Mean over all workers, in place."""
         return self.sum(values) / self.world_size
 
-    def gather(self, values: Tensor) -> Tensor:
-        """Values [n, ...] of all workers in the order of their ranks: [n x world_size, ...]."""
+    def merge(self, moments: ChannelMoments) -> ChannelMoments:
+        """Moments of all workers together, merged in the order of their ranks."""
         if self.world_size == 1:
-            return values
-        parts = [torch.empty_like(values) for _ in range(self.world_size)]
-        dist.all_gather(parts, values.contiguous())
-        return torch.cat(parts)
+            return moments
+        mine = torch.from_numpy(np.stack([np.full_like(moments.mean, moments.count), moments.mean, moments.m2]))
+        parts = [torch.empty_like(mine, device=self.device) for _ in range(self.world_size)]
+        dist.all_gather(parts, mine.to(self.device))
+        each = [part.cpu().numpy() for part in parts]
+        return ChannelMoments.merge_all(
+            (ChannelMoments(count=int(count[0]), mean=mean, m2=m2) for count, mean, m2 in each), len(moments.mean)
+        )
 
     def wait(self) -> None:
         """Until every worker is here."""

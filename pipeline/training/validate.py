@@ -9,17 +9,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.store.clipshard import read_clips
 from pipeline.store.index import Store
+from pipeline.store.moments import ChannelMoments
 from pipeline.training.parallel import Parallel
 from pipeline.training.player import Player
-from vitok.losses.perceptual import FrameDistance
-from vitok.metrics.pixel import psnr, ssim
-from vitok.model.autoencoder import Reconstruction
+from vitok.metrics.perceptual import lpips
+from vitok.metrics.pixel import SSIM_TAPS, psnr, ssim
+from vitok.model.autoencoder import AutoEncoder, Reconstruction
+from vitok.networks.lpips import MIN_SIDE, Lpips
 from vitok.pixels import from_uint8, to_uint8
 
 _BATCH_SIZE = 16
@@ -41,7 +43,7 @@ class Validation:
 class Validator:
     """Holds this worker's share of the held-out clips."""
 
-    def __init__(self, store: Store, *, max_clips: int, parallel: Parallel, lpips: FrameDistance | None) -> None:
+    def __init__(self, store: Store, *, max_clips: int, parallel: Parallel, lpips: Lpips | None) -> None:
         """Read the clips: the first `max_clips` of the store, dealt out to the workers.
 
         Raises:
@@ -67,68 +69,47 @@ class Validator:
     @torch.no_grad()  # not inference mode: weights divided among workers keep what they were gathered into
     def run(self, tokenizer: Player, *, precision: str) -> Validation:
         """Measure the weights that would be kept; every worker calls it at the same step."""
-        totals: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
+        """By name: sum over clips, and how many."""
         pictured: list[tuple[Tensor, Tensor]] = []
-        latents = _LatentSums()
+        assert isinstance(tokenizer.module, AutoEncoder)
+        moments = ChannelMoments.empty(tokenizer.module.config.latent_channels)
         device = self._parallel.device
         with tokenizer.keeping():
-            for pixels, counts in self._batches:
-                floats = from_uint8(pixels.to(device))
+            for held, counts in self._batches:
+                pixels = held.to(device)
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-                    reconstruction: Reconstruction = tokenizer.module(floats, sample=False)
+                    reconstruction: Reconstruction = tokenizer.module(from_uint8(pixels), sample=False)
                 candidate = to_uint8(reconstruction.pixels[:, :, : pixels.shape[1]].float())
-                measured = {"psnr": psnr(pixels.to(device), candidate)}
-                if min(pixels.shape[2:4]) >= 11:
-                    measured["ssim"] = ssim(pixels.to(device), candidate)
-                if self._lpips is not None:
-                    measured["lpips"] = self._distances(floats, candidate)
-                for name, values in {**measured, "clips": torch.ones_like(measured["psnr"])}.items():
-                    totals[name] = totals.get(name, 0.0) + (values.double().cpu() * counts).sum()
-                latents.add(reconstruction, counts)
-                pictured += zip(pixels, candidate.cpu(), strict=True)
-        names = sorted(totals)
-        sums = self._parallel.sum(torch.stack([totals[name] for name in names]).to(device)).cpu()
-        clips = float(sums[names.index("clips")])
-        means = {name: float(total) / clips for name, total in zip(names, sums, strict=True) if name != "clips"}
-        return Validation(values={**means, **latents.values(self._parallel)}, picture=_picture(pictured))
+                for name, values in self._measure(pixels, candidate, reconstruction).items():
+                    found = torch.stack([(values.double().cpu() * counts).sum(), counts.sum()])
+                    sums[name] = sums[name] + found if name in sums else found
+                if counts.any():
+                    means = reconstruction.posterior.mean.cpu()[counts > 0]
+                    moments = moments.merge(ChannelMoments.of(means.numpy()))
+                pictured += zip(held, candidate.cpu(), strict=True)
+        moments = self._parallel.merge(moments)
+        names = sorted(sums)
+        totals, clips = self._parallel.sum(torch.stack([sums[name] for name in names]).to(device)).cpu().unbind(1)
+        return Validation(
+            values={
+                **dict(zip(names, (totals / clips).tolist(), strict=True)),
+                "latent_mean": float(np.abs(moments.mean).mean()),
+                "latent_std": float(moments.std.mean()),
+                "active_channels": float((moments.std > _ACTIVE_STD).sum()),
+            },
+            picture=_picture(pictured),
+        )
 
-    def _distances(self, floats: Tensor, candidate: Tensor) -> Tensor:
-        """LPIPS [B] of 8-bit reconstructions, mean over the frames of a clip."""
-        assert self._lpips is not None
-        frames = [
-            rearrange(clips, "b c t h w -> (b t) c h w") for clips in (floats, from_uint8(candidate.to(floats.device)))
-        ]
-        return reduce(self._lpips(*frames).double(), "(b t) -> b", "mean", b=len(floats))
-
-
-class _LatentSums:
-    """Sums of posterior means over clips and tokens, for what is seen of the latent."""
-
-    def __init__(self) -> None:
-        self._sums: Tensor | None = None
-
-    def add(self, reconstruction: Reconstruction, counts: Tensor) -> None:
-        """Add a batch; a clip counts as often as `counts` [B] says."""
-        tokens = rearrange(reconstruction.posterior.mean.double().cpu(), "b t h w k -> b (t h w) k")
-        weighted = tokens * counts[:, None, None]
-        number = counts.sum() * tokens.shape[1]
-        kl = (reconstruction.posterior.kl().double().cpu() * counts).sum() * tokens.shape[1]
-        sums = [weighted.sum((0, 1)), (weighted * tokens).sum((0, 1))]
-        parts = torch.stack([*sums, kl.expand_as(sums[0]), number.expand_as(sums[0])])
-        self._sums = parts if self._sums is None else self._sums + parts
-
-    def values(self, parallel: Parallel) -> dict[str, float]:
-        """Statistics over all workers."""
-        assert self._sums is not None
-        total, squares, kl, number = parallel.sum(self._sums.to(parallel.device)).cpu()
-        mean = total / number
-        std = (squares / number - mean.square()).clamp(min=0.0).sqrt()
-        return {
-            "kl": float((kl / number).mean()),
-            "latent_mean": float(mean.abs().mean()),
-            "latent_std": float(std.mean()),
-            "active_channels": float((std > _ACTIVE_STD).sum()),
-        }
+    def _measure(self, pixels: Tensor, candidate: Tensor, reconstruction: Reconstruction) -> dict[str, Tensor]:
+        """Metrics [B] by name, of clips large enough for them, and the KL."""
+        measured = {"psnr": psnr(pixels, candidate), "kl": reconstruction.posterior.kl()}
+        smallest = min(pixels.shape[2:4])
+        if smallest >= SSIM_TAPS:
+            measured["ssim"] = ssim(pixels, candidate)
+        if self._lpips is not None and smallest >= MIN_SIDE:
+            measured["lpips"] = lpips(self._lpips, pixels, candidate)
+        return measured
 
 
 def _clips(store: Store) -> Iterator[NDArray[np.uint8]]:

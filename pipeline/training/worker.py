@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from pipeline.runs.clips import clip_shapes
 from pipeline.store.files import Folder
 from pipeline.store.index import Store
+from pipeline.store.moments import ChannelMoments
 from pipeline.training.config import TrainConfig
 from pipeline.training.data import Batches, streams_of
 from pipeline.training.loop import LoopSettings, resume, run_loop
@@ -29,6 +31,8 @@ from vitok.pixels import from_uint8
 TOKENIZER_FOLDER = "tokenizer"
 _STATISTICS_CLIPS = 1024
 """Clips that the latent's mean and std in the tokenizer's config are taken over, about."""
+_LEAST_STD = 1e-6
+"""Of a channel that says nothing, so that it can be divided by."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,21 +165,19 @@ def save_tokenizer(task: WorkerTask, tokenizer: Player, batches: Batches, parall
     model = AutoEncoder(task.autoencoder)
     model.load_state_dict(kept)
     model = model.to(parallel.device)
-    sums = torch.zeros(3, task.autoencoder.latent_channels, dtype=torch.float64)
+    moments = ChannelMoments.empty(task.autoencoder.latent_channels)
     for _ in range(-(-_STATISTICS_CLIPS // task.config.data.batch_size)):
-        pixels = from_uint8(next(batches).pixels.to(parallel.device))
-        means = torch.cat([model.encode(part).mean for part in torch.split(pixels, 16)]).double().cpu().flatten(0, -2)
-        sums += torch.stack([means.sum(0), means.square().sum(0), torch.full_like(sums[0], len(means))])
-    total, squares, number = parallel.sum(sums.to(parallel.device)).cpu()
-    mean = total / number
-    std = (squares / number - mean.square()).clamp(min=1e-12).sqrt()
+        for part in torch.split(next(batches).pixels, 16):
+            mean = model.encode(from_uint8(part.to(parallel.device))).mean
+            moments = moments.merge(ChannelMoments.of(mean.cpu().numpy()))
+    moments = parallel.merge(moments)
     if parallel.rank == 0:
         save_checkpoint(
             task.output.subfolder(TOKENIZER_FOLDER).url,
             model,
             {**task.record, "steps": task.config.optimizer.max_steps},
-            latents_mean=mean.tolist(),
-            latents_std=std.tolist(),
+            latents_mean=moments.mean.tolist(),
+            latents_std=np.maximum(moments.std, _LEAST_STD).tolist(),
         )
     parallel.wait()
 

@@ -1,4 +1,4 @@
-"""Trainings by name: the paper's, each with a tiny twin that shows in a minute whether everything is in its place.
+"""Trainings by name: the paper's, each with a tiny twin that shows soon whether everything is in its place.
 
 ViTok, arXiv:2501.09755, section 2.3, appendix A and table 5; what the paper leaves open is the v1 code's.
 """

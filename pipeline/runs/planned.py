@@ -1,7 +1,8 @@
 """A planned run, start to end: claim, plan or resume, work, fold, and the record of it. The one path of every job."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from pipeline.runs.cluster import connect
@@ -13,7 +14,7 @@ from pipeline.store.claim import claim
 from pipeline.store.files import TEMPORARY_FOLDER, Folder
 from pipeline.store.index import close_store, total_counts
 from pipeline.store.ledger import ShardRecord, read_ledger
-from pipeline.store.plan import Plan, PlannedShard
+from pipeline.store.plan import Plan, PlanCounts, PlannedShard
 from schemas.metadata import STORE_FILE
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,34 @@ class RunSummary:
         return self.worked_clips / self.work_seconds if self.worked_clips else None
 
 
+@contextmanager
+def held(
+    output: Folder, *, job: str, config: object, clock: StartClock | None, break_claim: bool
+) -> Iterator[RunRecord]:
+    """An output folder that this run alone writes to, and the record of the run.
+
+    Raises:
+        RunRefusedError: Another run holds the folder.
+    """
+    with claim(output, break_claim=break_claim), recorded(output, job=job, config=config, clock=clock) as record:
+        output.remove(TEMPORARY_FOLDER)  # what a killed run left half-written
+        yield record
+        output.remove(TEMPORARY_FOLDER)
+
+
+def settle_identity(output: Folder, *, job: str, identity: Mapping[str, object], num_clips: int) -> None:
+    """Fix what a run without planned shards is about, or refuse to go on as another one.
+
+    Raises:
+        RunRefusedError: The folder was begun with another identity; says what differs.
+    """
+    plan = Plan.load(output)
+    if plan is not None:
+        plan.check(folder=output, job=job, identity=identity)
+    else:
+        Plan.save(output, job=job, identity=identity, counts=PlanCounts(media=0, clips=num_clips), shards=[])
+
+
 def run_planned(
     job: Job, *, config: object, output: Folder, clock: StartClock | None = None, break_claim: bool = False
 ) -> RunSummary:
@@ -71,11 +100,7 @@ def run_planned(
     Raises:
         RunRefusedError: Another run holds the folder, or it was planned for something else.
     """
-    with (
-        claim(output, break_claim=break_claim),
-        recorded(output, job=job.name, config=config, clock=clock) as record,
-    ):
-        output.remove(TEMPORARY_FOLDER)  # what a killed run left half-written
+    with held(output, job=job.name, config=config, clock=clock, break_claim=break_claim) as record:
         plan = _plan_or_resume(job, output, record)
         committed = read_ledger(output)
         pending = [shard for shard in plan.shards if shard.index not in committed]
@@ -99,7 +124,6 @@ def run_planned(
             with record.phase("fold"):
                 close_store(output, plan, records, format_name=job.store_format, details=job.describe(plan, records))
         summary = _summarise(plan, records, resumed, record)
-        output.remove(TEMPORARY_FOLDER)
         record.counts |= {key: value for key, value in asdict(summary).items() if key != "work_seconds"}
         logger.info(
             "%s: %d clips planned = %d stored + %d filtered + %d rejected, in %s",

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 from pipeline.runs.clips import check_tubelet, clip_shapes
 from pipeline.runs.cluster import cluster_resource, connect
+from pipeline.runs.planned import held, settle_identity
 from pipeline.runs.progress import Progress
-from pipeline.runs.record import StartClock, recorded
-from pipeline.store.claim import claim
-from pipeline.store.files import TEMPORARY_FOLDER, Folder
+from pipeline.runs.record import StartClock
+from pipeline.store.files import Folder
 from pipeline.store.index import Store, open_store
-from pipeline.store.plan import Plan, PlanCounts
 from pipeline.training.config import (
     DataFlags,
     LossFlags,
@@ -159,17 +158,9 @@ def study(config: StudyConfig, *, clock: StartClock | None = None) -> StudySumma
         "validation_clips": config.watch.validation_clips,
         "recipe": {key: value for key, value in next(iter(trainings.values())).recipe().items() if key != "seed"},
     }
-    with (
-        claim(output, break_claim=config.break_claim),
-        recorded(output, job="study", config=config, clock=clock) as record,
-    ):
-        output.remove(TEMPORARY_FOLDER)
-        plan = Plan.load(output)
-        if plan is not None:
-            plan.check(folder=output, job="study", identity=identity)
-        else:
-            clips = sum(row.stored for store in stores for row in store.rows)
-            Plan.save(output, job="study", identity=identity, counts=PlanCounts(media=0, clips=clips), shards=[])
+    with held(output, job="study", config=config, clock=clock, break_claim=config.break_claim) as record:
+        clips = sum(row.stored for store in stores for row in store.rows)
+        settle_identity(output, job="study", identity=identity, num_clips=clips)
         pending = {
             name: training
             for name, training in trainings.items()
@@ -186,7 +177,6 @@ def study(config: StudyConfig, *, clock: StartClock | None = None) -> StudySumma
         if points:
             protocol = {**identity, "clip": "x".join(map(str, shape))}
             write_study(output, points=points, protocol=protocol, failed=failed)
-        output.remove(TEMPORARY_FOLDER)
         if failed:
             raise StudyFailedError(
                 f"{len(failed)} of {len(trainings)} points have no result; start again to go on with them:\n  "

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.runs.clips import check_tubelet
 from pipeline.runs.cluster import cluster_resource, connect
-from pipeline.runs.record import StartClock, recorded
-from pipeline.store.claim import claim
+from pipeline.runs.planned import held, settle_identity
+from pipeline.runs.record import StartClock
 from pipeline.store.files import TEMPORARY_FOLDER, Folder
 from pipeline.store.index import Store, open_store
-from pipeline.store.plan import Plan, PlanCounts
 from pipeline.training.config import TrainConfig
 from schemas.metadata import CLIP_STORE_FORMAT, FORMAT_VERSION
 from vitok.config import AutoEncoderConfig
@@ -74,17 +73,8 @@ def train(config: TrainConfig, *, clock: StartClock | None = None) -> TrainSumma
         "begins_from": begins_from,
         "recipe": config.recipe(),
     }
-    with (
-        claim(output, break_claim=config.break_claim),
-        recorded(output, job="train", config=config, clock=clock) as record,
-    ):
-        output.remove(TEMPORARY_FOLDER)
-        plan = Plan.load(output)
-        if plan is not None:
-            plan.check(folder=output, job="train", identity=identity)
-        else:
-            counts = PlanCounts(media=0, clips=sum(buckets.values()))
-            Plan.save(output, job="train", identity=identity, counts=counts, shards=[])
+    with held(output, job="train", config=config, clock=clock, break_claim=config.break_claim) as record:
+        settle_identity(output, job="train", identity=identity, num_clips=sum(buckets.values()))
         before = latest_step(output) or 0
         tokenizer = output.subfolder(TOKENIZER_FOLDER)
         steps = config.optimizer.max_steps
@@ -105,7 +95,6 @@ def train(config: TrainConfig, *, clock: StartClock | None = None) -> TrainSumma
                 _fit(task)
             for name, picture in draw_training((point.step, point.values) for point in read_curve(output)).items():
                 output.write_bytes(f"{PICTURES_FOLDER}/{name}", picture)
-        output.remove(TEMPORARY_FOLDER)
         summary = TrainSummary(
             tokenizer=tokenizer.url,
             steps=steps - before,

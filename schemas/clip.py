@@ -11,6 +11,7 @@ USTAR headers, mtime 0, no user or group, mode 0444; KEY matches `KEY_PATTERN`, 
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Self
 
@@ -41,11 +42,21 @@ class ClipMetadata:
     source_width: int
     orientation: int
     """EXIF orientation 1-8 that was applied, of an image or a video; 1 is none."""
+    pixel_aspect: float
+    """Width over height of a source pixel as shown; the clip's pixels are square."""
+    color: str
+    """What the source's tags say of its colours, as they were read: "srgb", "icc Adobe RGB (1998)", "bt709 limited"."""
+    interlaced: bool
+    """Whether frames are marked as two fields; they are kept woven."""
     crop_left: float
     """The kept region, in source pixels."""
     crop_top: float
     crop_right: float
     crop_bottom: float
+    label: str | None
+    caption: str | None
+    columns: Mapping[str, object]
+    """Pass-through columns of the media, by name."""
 
     def to_json(self) -> dict[str, object]:
         """The metadata as JSON-ready values."""

@@ -4,10 +4,15 @@ import pyarrow as pa
 
 MEDIA_SCHEMA = pa.schema(
     [
-        pa.field("uri", pa.string(), nullable=False),  # absolute path or URL
+        pa.field("uri", pa.string(), nullable=False),  # unique: absolute path or URL, with "#" and the place inside it
         pa.field("kind", pa.string(), nullable=False),  # "image" or "video"
-        pa.field("size_bytes", pa.int64(), nullable=False),
-        pa.field("version", pa.string(), nullable=False),  # etag, or modification time
+        pa.field("size_bytes", pa.int64()),  # null where the input does not say
+        pa.field("version", pa.string(), nullable=False),  # etag, or modification time; "" where the input does not say
+        pa.field("container", pa.string()),  # tar or Parquet file that holds the bytes; null: the uri itself
+        pa.field("offset", pa.int64()),  # in the container: first byte in a tar, row in a Parquet file
+        pa.field("label", pa.string()),
+        pa.field("caption", pa.string()),
+        pa.field("columns", pa.string()),  # pass-through columns, a JSON object; null where there are none
     ]
 )
 """Columns of `plan/media.parquet`: every media of the run, in order."""
@@ -15,11 +20,9 @@ MEDIA_SCHEMA = pa.schema(
 PLANNED_CLIP_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),  # unique; a safe file name
-        pa.field("media_uri", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
+        *MEDIA_SCHEMA,  # of the clip's media
         pa.field("clip_index", pa.int64(), nullable=False),  # position of the clip in its media, from 0
-        pa.field("start_seconds", pa.float64()),  # after the first frame; null for an image
-        pa.field("end_seconds", pa.float64()),  # exclusive
+        pa.field("first_frame", pa.int64()),  # start of the clip in frames at the clip's rate; null for an image
     ]
 )
 """Columns of `plan/clips-NNNNN.parquet`: one row group is one shard, in shard order."""

@@ -36,19 +36,58 @@ class Reason(StrEnum):
     SHORT_STREAM = "short_stream"
     """The stream ends before the last frame of the planned clip."""
     TOO_SHORT = "too_short"
-    """The media lasts less than one clip (filtered, not rejected)."""
+    """Filtered: the media lasts less than one clip, or than asked."""
     TOO_LARGE = "too_large"
     """The media exceeds a limit on bytes, pixels or frames."""
+    MISSING = "missing"
+    """There is no such file, or it may not be read."""
     UNREADABLE = "unreadable"
-    """The file system failed to give the bytes (the only transient reason so far)."""
+    """The file system or server failed to give the bytes, at each of several attempts (transient)."""
+    DECODER_CRASHED = "decoder_crashed"
+    """The process that decoded the media died of it."""
+    DECODER_TIMEOUT = "decoder_timeout"
+    """The media took longer than its limit of wall time (transient: the machine may have been busy)."""
+    TOO_SMALL = "too_small"
+    """Filtered: the short side is under the asked minimum."""
+    ASPECT = "aspect"
+    """Filtered: longer and thinner than asked."""
+    TOO_LONG = "too_long"
+    """Filtered: the media lasts longer than asked."""
+    NEAR_BLACK = "near_black"
+    """Filtered: the clip is almost black throughout."""
+    FROZEN = "frozen"
+    """Filtered: nothing moves in the clip."""
+    DUPLICATE = "duplicate"
+    """Filtered: the bytes of an earlier media of the run."""
+    NEAR_DUPLICATE = "near_duplicate"
+    """Filtered: looks like an earlier media of the run, by perceptual hash."""
     NONFINITE_LATENT = "nonfinite_latent"
     """The tokenizer made NaN or Inf of the clip, or of its latent in the stored dtype."""
     NONFINITE_RECONSTRUCTION = "nonfinite_reconstruction"
     """The tokenizer decoded the clip's latent to NaN or Inf."""
 
 
-TRANSIENT_REASONS = frozenset({Reason.UNREADABLE})
+TRANSIENT_REASONS = frozenset({Reason.UNREADABLE, Reason.DECODER_TIMEOUT})
 """Reasons that another attempt may cure."""
+
+FILTER_REASONS = frozenset(
+    {
+        Reason.TOO_SHORT,
+        Reason.TOO_SMALL,
+        Reason.ASPECT,
+        Reason.TOO_LONG,
+        Reason.NEAR_BLACK,
+        Reason.FROZEN,
+        Reason.DUPLICATE,
+        Reason.NEAR_DUPLICATE,
+    }
+)
+"""Reasons of sound media that were not wanted: `filtered`, where every other reason is `rejected`."""
+
+
+def outcome_of(reason: Reason) -> Outcome:
+    """What a clip that was not stored is counted as."""
+    return Outcome.FILTERED if reason in FILTER_REASONS else Outcome.REJECTED
 
 OUTCOME_SCHEMA = pa.schema(
     [

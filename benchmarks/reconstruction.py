@@ -29,7 +29,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pipeline.report.plots import Series, curves
-from pipeline.runs.prepare import PrepareConfig, prepare
+from pipeline.runs.prepare import prepare
+from pipeline.runs.prepare_config import PrepareConfig
 from pipeline.store.clipshard import read_clips
 from pipeline.store.files import Folder
 from pipeline.store.index import open_store

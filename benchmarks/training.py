@@ -24,7 +24,8 @@ from harness import Row, main
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from pipeline.runs.prepare import PrepareConfig, prepare
+from pipeline.runs.prepare import prepare
+from pipeline.runs.prepare_config import PrepareConfig
 
 VARIANT, CHANNELS, STORED, SIDE, BATCH = "N-T/8", 16, 128, 64, 64
 STEPS, WARM, PEAK, LOG_EVERY = 60, 20, 1.5e-3, 5

@@ -22,6 +22,7 @@ COMMANDS = {
     "train": ("jobs.train_tokenizer", "clip shards to a tokenizer"),
     "encode": ("jobs.encode_corpus", "clip shards and a tokenizer to a latent store"),
     "audit": ("jobs.audit_reconstruction", "how well a tokenizer gives clips back, with a report"),
+    "retry": ("jobs.retry_rejects", "try once more what failed for a passing reason"),
     "verify": ("jobs.verify_store", "prove that a store is whole"),
     "study": ("jobs.study_scaling", "train tokenizers of several sizes, and how quality follows size"),
     "describe": ("jobs.describe_model", "parameters, MACs and latent size of variants"),

@@ -3,13 +3,18 @@
 import sys
 
 from jobs.command import run
-from pipeline.runs.prepare import PrepareConfig, prepare
+from pipeline.runs.dry_run import dry_run
+from pipeline.runs.prepare import prepare
+from pipeline.runs.prepare_config import PrepareConfig
 from pipeline.runs.record import StartClock
 
 
 def prepare_corpus(config: PrepareConfig, clock: StartClock) -> int:
-    """Run the job."""
-    prepare(config, clock=clock)
+    """Run the job, or say what it would be."""
+    if config.dry_run:
+        sys.stdout.write(str(dry_run(config)))
+    else:
+        prepare(config, clock=clock)
     return 0
 
 

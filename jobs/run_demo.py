@@ -15,7 +15,8 @@ from jobs.command import run
 from pipeline.runs.audit import AuditConfig, AuditResult, audit
 from pipeline.runs.encode import EncodeConfig, encode
 from pipeline.runs.planned import RunSummary
-from pipeline.runs.prepare import PrepareConfig, prepare
+from pipeline.runs.prepare import prepare
+from pipeline.runs.prepare_config import PrepareConfig
 from pipeline.runs.record import StartClock
 from pipeline.training.recipes import laptop
 from pipeline.training.tokenizer import TrainSummary, train

@@ -11,9 +11,11 @@ bfloat16: there the array is uint16, the same 16 bits, and the JSON's `latent_dt
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
+
+from schemas.clip import ClipMetadata
 
 LATENT_DTYPES = {"float16": 2, "bfloat16": 2, "float32": 4}
 """Bytes of one number by dtype."""
@@ -38,18 +40,59 @@ CLIP_COLUMNS = (
     pa.field("source_height", pa.int64(), nullable=False),
     pa.field("source_width", pa.int64(), nullable=False),
     pa.field("orientation", pa.int64(), nullable=False),
+    pa.field("pixel_aspect", pa.float64(), nullable=False),
+    pa.field("color", pa.string(), nullable=False),
+    pa.field("interlaced", pa.bool_(), nullable=False),
     pa.field("crop_left", pa.float64(), nullable=False),
     pa.field("crop_top", pa.float64(), nullable=False),
     pa.field("crop_right", pa.float64(), nullable=False),
     pa.field("crop_bottom", pa.float64(), nullable=False),
+    pa.field("label", pa.string()),
+    pa.field("caption", pa.string()),
 )
-"""The columns of `schemas.clip.ClipMetadata`, in its order."""
+"""The columns of `schemas.clip.ClipMetadata`, in its order; its pass-through `columns` follow, each a column."""
+
+COLUMN_TYPES = {
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+    "string": pa.string(),
+    "json": pa.string(),  # canonical JSON text: lists, objects, and columns of several types
+}
+"""Arrow types of pass-through columns by the name that stands in `store.json`; all are nullable."""
+
+TAKEN_COLUMNS = frozenset(field.name for field in CLIP_COLUMNS) | {
+    "columns",
+    "mean",
+    "logvar",
+    "mean_flip",
+    "logvar_flip",
+    "latent_dtype",
+}
+"""Names that no pass-through column may have."""
 
 
-def latent_schema(*, shape: Sequence[int], dtype: str, columns: Sequence[str]) -> pa.Schema:
+def clip_schema(passed: Mapping[str, str]) -> pa.Schema:
+    """Columns of a clip: `CLIP_COLUMNS`, then the pass-through columns.
+
+    Args:
+        passed: Name to type, one of `COLUMN_TYPES`, as the clip store's `store.json` has it under "columns".
+    """
+    return pa.schema([*CLIP_COLUMNS, *(pa.field(name, COLUMN_TYPES[kind]) for name, kind in passed.items())])
+
+
+def clip_row(metadata: ClipMetadata, passed: Mapping[str, str]) -> dict[str, object]:
+    """A row of `clip_schema`."""
+    row = metadata.to_json()
+    del row["columns"]
+    return row | {name: _cell(metadata.columns.get(name), kind) for name, kind in passed.items()}
+
+
+def latent_schema(*, passed: Mapping[str, str], shape: Sequence[int], dtype: str, columns: Sequence[str]) -> pa.Schema:
     """Schema of a Parquet latent shard.
 
     Args:
+        passed: See `clip_schema`.
         shape: [T', H', W', K] of the bucket.
         dtype: One of `LATENT_DTYPES`.
         columns: Latent columns: "mean", or "mean" and "logvar".
@@ -58,10 +101,18 @@ def latent_schema(*, shape: Sequence[int], dtype: str, columns: Sequence[str]) -
     for length in shape:
         size *= length
     metadata = {"dtype": dtype, "shape": json.dumps(list(shape)), "layout": LATENT_LAYOUT}
-    latents = [pa.field(name, pa.binary(size), nullable=False, metadata=metadata) for name in columns]
-    return pa.schema([*CLIP_COLUMNS, *latents])
+    return pa.schema([*clip_schema(passed), *(pa.field(name, pa.binary(size), False, metadata) for name in columns)])
 
 
-def audit_schema(metrics: Sequence[str]) -> pa.Schema:
+def audit_schema(*, passed: Mapping[str, str], metrics: Sequence[str]) -> pa.Schema:
     """Schema of an audit's Parquet shard: the clip's columns and one float64 column a metric."""
-    return pa.schema([*CLIP_COLUMNS, *(pa.field(name, pa.float64(), nullable=False) for name in metrics)])
+    return pa.schema([*clip_schema(passed), *(pa.field(name, pa.float64(), nullable=False) for name in metrics)])
+
+
+def _cell(value: object, kind: str) -> object:
+    """A pass-through value as its column's type holds it."""
+    if value is None:
+        return None
+    if kind == "json":
+        return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return float(value) if kind == "float64" and isinstance(value, int) else value

@@ -89,6 +89,7 @@ def outcome_of(reason: Reason) -> Outcome:
     """What a clip that was not stored is counted as."""
     return Outcome.FILTERED if reason in FILTER_REASONS else Outcome.REJECTED
 
+
 OUTCOME_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),  # the clip's key, or the media's stem where no clip was planned

@@ -80,6 +80,8 @@ class OpenVideo:
     """Unit of the stream's times in seconds."""
     step_seconds: Fraction
     """Mean time between frames; 0 where unknown."""
+    pixel_aspect: Fraction
+    """Width over height of a stored pixel, by the container and else by the codec; 1 where neither says."""
 
 
 @contextmanager
@@ -117,6 +119,7 @@ def open_video(file: BinaryIO, limits: MediaLimits) -> Iterator[OpenVideo]:
             stream=stream,
             tick=stream.time_base or Fraction(1, _MICROSECONDS),
             step_seconds=1 / stream.average_rate if stream.average_rate else Fraction(0),
+            pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
         )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MediaLimits:
-    """Bounds checked while a media is opened and decoded; beyond one, the media is rejected as `too_large`."""
+    """Bounds checked while a media is opened and decoded; beyond one of size, the media is rejected as `too_large`."""
 
     max_bytes: int = 256 * 2**20
     """Size of an image file: it is read whole."""
@@ -23,6 +23,8 @@ class MediaLimits:
     """Frames decoded to make one clip, those skipped on the way to it counted: 20,000 frames fit in 1 MB of file."""
     max_clip_bytes: int = 4 * 2**30
     """Size of one clip's sampled frames before they are resized; they are all held at once."""
+    timeout_s: int = 300
+    """Wall time that one clip may take to decode; beyond it the media is rejected as `decoder_timeout`."""
 
     def __post_init__(self) -> None:
         for field in fields(self):

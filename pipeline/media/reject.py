@@ -14,13 +14,15 @@ class RejectClip(Exception):  # noqa: N818 - a verdict on data, not a programmin
     Attributes:
         reason: Why, from the fixed list.
         message: What the decoder said, without anything that differs between two runs.
+        attempts: How often it was tried, the first time counted.
     """
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, attempts: int = 1) -> None:
         # Memory addresses in a library's message would make two runs write different bytes.
         self.reason = reason
         self.message = _ADDRESS.sub("", message)[:_MAX_MESSAGE]
+        self.attempts = attempts
         super().__init__(f"{reason}: {self.message}")
 
-    def __reduce__(self) -> tuple[type["RejectClip"], tuple[Reason, str]]:
-        return (RejectClip, (self.reason, self.message))
+    def __reduce__(self) -> tuple[type["RejectClip"], tuple[Reason, str, int]]:
+        return (RejectClip, (self.reason, self.message, self.attempts))

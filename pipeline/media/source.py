@@ -1,21 +1,20 @@
-"""Media: what the inputs name, in a fixed order, and how their bytes are opened on any file system."""
+"""Media: what a row of the plan says of one, and how its bytes are opened, wherever they lie."""
 
 import hashlib
 import io
-import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from pathlib import PurePosixPath
+from types import TracebackType
+from typing import BinaryIO, Self, cast
 
-import fsspec
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
-
+from pipeline.media.cells import CellReader
+from pipeline.media.httpfile import fetch_http, is_http
 from pipeline.media.reject import RejectClip
+from pipeline.media.retry import MAX_SPOOL_BYTES, RetryPolicy, attempt, open_retrying
 from schemas.outcome import Reason
 
 
@@ -26,127 +25,205 @@ class MediaKind(StrEnum):
     VIDEO = "video"
 
 
+_IMAGES = "avif bmp gif jfif jpe jpeg jpg png tif tiff webp"
+_VIDEOS = "3g2 3gp avi flv m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv"
 KINDS: Mapping[str, MediaKind] = {
-    **dict.fromkeys(
-        ("avif", "bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "png", "tif", "tiff", "webp"), MediaKind.IMAGE
-    ),
-    **dict.fromkeys(
-        (
-            "3g2",
-            "3gp",
-            "avi",
-            "flv",
-            "m2ts",
-            "m4v",
-            "mkv",
-            "mov",
-            "mp4",
-            "mpeg",
-            "mpg",
-            "mts",
-            "ogv",
-            "ts",
-            "webm",
-            "wmv",
-        ),
-        MediaKind.VIDEO,
-    ),
+    **dict.fromkeys(_IMAGES.split(), MediaKind.IMAGE),
+    **dict.fromkeys(_VIDEOS.split(), MediaKind.VIDEO),
 }
 """Kind by extension, lower case without the dot."""
 
-HIDDEN = "hidden"
-"""Key of `Listing.ignored` for files in or under a name that starts with a dot."""
-NO_EXTENSION = "no extension"
-"""Key of `Listing.ignored` for files without an extension."""
-NOT_A_FILE = "not a file"
-"""Key of `Listing.ignored` for sockets, pipes, links that lead nowhere, and links to folders: none is followed."""
-NOT_UTF8 = "name is not UTF-8"
-"""Key of `Listing.ignored` for files whose names no table on disk can hold."""
-
-# In order of trust: a content hash, then a time of change.
-_VERSION_KEYS = ("ETag", "etag", "CRC", "mtime", "LastModified", "last_modified", "updated", "created")
-_GLOB = frozenset("*?[")
-_BUFFER_BYTES = 64 * 2**10
+_ROW = "row="
+_COLUMN = ",column="
+_PARQUET = "parquet"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Media:
-    """One source file; an image is a media of one frame."""
+    """One image or video, in a file of its own or inside a container (`schemas.manifest.MEDIA_SCHEMA`)."""
 
     uri: str
-    """Absolute plain path of a local file, else a URL that fsspec opens."""
+    """Absolute plain path of a local file, else a URL that fsspec opens; inside a container, CONTAINER#PLACE."""
     kind: MediaKind
-    size_bytes: int
+    size_bytes: int | None
+    """None where the input does not say: what a list names is not asked for its size."""
     version: str
-    """Changes when the content does: the store's etag, else the time of change."""
+    """Changes when the content does: the store's etag, else the time of change; "" where the input does not say."""
+    container: str | None = None
+    """Tar or Parquet file that holds the bytes."""
+    offset: int | None = None
+    """In a tar, the first byte; in a Parquet file, the row, counted over all row groups."""
+    label: str | None = None
+    caption: str | None = None
+    columns: Mapping[str, object] = field(default_factory=dict)
+    """Pass-through columns: JSON values by name."""
+
+    def to_row(self) -> dict[str, object]:
+        """The media as a row; columns are one JSON text, the same for equal values.
+
+        Raises:
+            ValueError: A column holds NaN or Inf.
+        """
+        columns = None
+        if self.columns:
+            columns = json.dumps(
+                self.columns, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+            )
+        return {
+            "uri": self.uri,
+            "kind": str(self.kind),
+            "size_bytes": self.size_bytes,
+            "version": self.version,
+            "container": self.container,
+            "offset": self.offset,
+            "label": self.label,
+            "caption": self.caption,
+            "columns": columns,
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, object]) -> Self:
+        """Undo `to_row`; other columns of the row are left aside."""
+        columns = cast(str | None, row["columns"])
+        return cls(
+            uri=cast(str, row["uri"]),
+            kind=MediaKind(cast(str, row["kind"])),
+            size_bytes=cast(int | None, row["size_bytes"]),
+            version=cast(str, row["version"]),
+            container=cast(str | None, row["container"]),
+            offset=cast(int | None, row["offset"]),
+            label=cast(str | None, row["label"]),
+            caption=cast(str | None, row["caption"]),
+            columns={} if columns is None else cast(dict[str, object], json.loads(columns)),
+        )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Listing:
-    """What the inputs hold."""
-
-    media: tuple[Media, ...]
-    """Each media once, sorted by uri: the order depends on neither the inputs' order nor the file system's."""
-    duplicates: int
-    """How often a media was named again."""
-    ignored: Mapping[str, int]
-    """Files that are not media: how many by extension, or by `HIDDEN`, `NO_EXTENSION`, `NOT_A_FILE`, `NOT_UTF8`."""
+def extension_of(name: str) -> str:
+    """Extension of a path or URL, lower case without the dot; a URL's query is left aside."""
+    if "://" in name:
+        name = name.partition("::")[0].partition("?")[0]
+    return PurePosixPath(name).suffix.lower().removeprefix(".")
 
 
-def list_media(inputs: Sequence[str]) -> Listing:
-    """List the media that the inputs name.
+def cell_uri(container: str, row: int, column: str | None) -> str:
+    """Uri of a Parquet cell; the column is named where it is not the one that is taken by itself."""
+    return f"{container}#{_ROW}{row}" + ("" if column is None else f"{_COLUMN}{column}")
 
-    Args:
-        inputs: Files, folders (taken with all below them) or glob patterns; local paths or URLs of any file system
-            that fsspec knows. A name that exists is taken literally, even with `*` or `[` in it.
 
-    Raises:
-        ValueError: An input holds no media, or is a file of unknown extension.
-    """
-    found: dict[str, Media] = {}
-    duplicates = 0
-    ignored: Counter[str] = Counter()
-    for source in inputs:
-        for entry in _media_of(source, ignored):
-            duplicates += entry.uri in found
-            found[entry.uri] = entry
-    media = tuple(found[uri] for uri in sorted(found))
-    return Listing(media=media, duplicates=duplicates, ignored=dict(sorted(ignored.items())))
+class MediaOpener:
+    """Opens media one after the other; keeps the last container open, for the next is often in the same."""
+
+    def __init__(self, *, policy: RetryPolicy | None = None) -> None:
+        self._policy = policy or RetryPolicy()
+        self._tar: tuple[str, io.BufferedReader] | None = None
+        self._cells: tuple[str, str | None, CellReader] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the container that was kept; the opener may be used on."""
+        tar, self._tar = self._tar, None
+        cells, self._cells = self._cells, None
+        if tar is not None:
+            tar[1].close()
+        if cells is not None:
+            cells[2].close()
+
+    @contextmanager
+    def open(self, media: Media, *, max_bytes: int = MAX_SPOOL_BYTES) -> Iterator[BinaryIO]:
+        """Open a media for reading, seekable.
+
+        Failures of the file system, at the opening or at any later read, are tried again as the policy says and then
+        become RejectClip; other exceptions of the body pass as they are.
+
+        Args:
+            media: Of the plan.
+            max_bytes: Where an HTTP server gives no ranges, at most one byte more than this is fetched.
+
+        Raises:
+            RejectClip: `missing`; `unreadable`; `corrupt` where a Parquet file is damaged.
+        """
+        file: BinaryIO
+        if media.container is None:
+            if media.kind is MediaKind.IMAGE and is_http(media.uri):
+                # Images are read whole: one request, where a file with ranges takes two.
+                seconds = self._policy.timeout_seconds
+                file = attempt(
+                    lambda: fetch_http(media.uri, timeout_seconds=seconds, max_bytes=max_bytes),
+                    url=media.uri,
+                    policy=self._policy,
+                )
+            else:
+                file = open_retrying(media.uri, policy=self._policy, max_bytes=max_bytes)
+        elif extension_of(media.container) == _PARQUET:
+            file = io.BytesIO(self._cell(media, media.container))
+        else:
+            file = self._member(media, media.container)
+        with file:
+            yield file
+
+    def read(self, media: Media, max_bytes: int) -> bytes:
+        """Read a media whole.
+
+        Raises:
+            RejectClip: As `open`; `empty_file`; `too_large` beyond `max_bytes`.
+        """
+        with self.open(media, max_bytes=max_bytes) as file:
+            data = file.read(max_bytes + 1)
+        if not data:
+            raise RejectClip(Reason.EMPTY_FILE, "0 bytes")
+        if len(data) > max_bytes:
+            raise RejectClip(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
+        return data
+
+    def _member(self, media: Media, container: str) -> BinaryIO:
+        assert media.offset is not None
+        assert media.size_bytes is not None
+        if self._tar is None or self._tar[0] != container:
+            self.close()
+            self._tar = (container, open_retrying(container, policy=self._policy))
+        window = _Window(self._tar[1], offset=media.offset, size_bytes=media.size_bytes, name=media.uri)
+        return io.BufferedReader(window)
+
+    def _cell(self, media: Media, container: str) -> bytes:
+        assert media.offset is not None
+        column = media.uri.removeprefix(container).partition(_COLUMN)[2] or None
+        try:
+            if self._cells is None or self._cells[:2] != (container, column):
+                self.close()
+                stream = open_retrying(container, policy=self._policy)
+                try:
+                    self._cells = (container, column, CellReader(stream, column))
+                except BaseException:
+                    stream.close()
+                    raise
+            return self._cells[2].read(media.offset)
+        except (ValueError, OSError) as error:
+            # Faults of the file system are RejectClip by now: what is left is Parquet's.
+            self.close()
+            raise RejectClip(Reason.CORRUPT, f"{type(error).__name__}: {media.uri}: {error}") from error
+        except BaseException:
+            self.close()
+            raise
 
 
 @contextmanager
-def open_media(uri: str) -> Iterator[BinaryIO]:
-    """Open a media for reading, seekable.
-
-    Failures of the file system, at the opening or at any later read, become RejectClip; other exceptions of the body
-    pass as they are.
-
-    Raises:
-        RejectClip: `unreadable`.
-    """
-    with ExitStack() as stack:
-        with _unreadable(uri):
-            # A plain path goes round fsspec, to which "::", "*" and "#" in a name mean something.
-            opener = fsspec.open(uri, "rb") if "://" in uri else Path(uri).open("rb")  # noqa: SIM115 - the stack closes it
-            # The opener must outlive the file: with it goes the file system, and so the archive around a member.
-            file = stack.enter_context(opener)
-        reader = stack.enter_context(io.BufferedReader(_SourceFile(uri, file), _BUFFER_BYTES))
-        yield reader
+def open_media(media: Media, *, policy: RetryPolicy | None = None) -> Iterator[BinaryIO]:
+    """Open one media for reading; see `MediaOpener.open`."""
+    with MediaOpener(policy=policy) as opener, opener.open(media) as file:
+        yield file
 
 
-def read_media(uri: str, max_bytes: int) -> bytes:
-    """Read a media whole.
-
-    Raises:
-        RejectClip: `unreadable`, `empty_file`, or `too_large` beyond `max_bytes`.
-    """
-    with open_media(uri) as file:
-        data = file.read(max_bytes + 1)
-    if not data:
-        raise RejectClip(Reason.EMPTY_FILE, "0 bytes")
-    if len(data) > max_bytes:
-        raise RejectClip(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
-    return data
+def read_media(media: Media, max_bytes: int, *, policy: RetryPolicy | None = None) -> bytes:
+    """Read one media whole; see `MediaOpener.read`."""
+    with MediaOpener(policy=policy) as opener:
+        return opener.read(media, max_bytes)
 
 
 def sha256_of(file: BinaryIO) -> str:
@@ -159,12 +236,15 @@ def sha256_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-class _SourceFile(io.RawIOBase):
-    """A file whose failures are RejectClip."""
+class _Window(io.RawIOBase):
+    """A part of a file as a file; closing it leaves the other open."""
 
-    def __init__(self, uri: str, file: BinaryIO) -> None:
-        self._uri = uri
+    def __init__(self, file: BinaryIO, *, offset: int, size_bytes: int, name: str) -> None:
         self._file = file
+        self._offset = offset
+        self._size_bytes = size_bytes
+        self._name = name
+        self._position = 0
 
     def readable(self) -> bool:
         return True
@@ -173,120 +253,23 @@ class _SourceFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer has no len
-        with _unreadable(self._uri):
-            data = self._file.read(len(buffer))
+        size = min(len(buffer), self._size_bytes - self._position)
+        if size <= 0:
+            return 0
+        self._file.seek(self._offset + self._position)
+        data = self._file.read(size)
+        if not data:
+            raise RejectClip(Reason.CORRUPT, f"{self._name}: its tar ends after byte {self._offset + self._position}")
         buffer[: len(data)] = data
+        self._position += len(data)
         return len(data)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        with _unreadable(self._uri):
-            return self._file.seek(offset, whence)
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
+        if start + offset < 0:
+            raise ValueError(f"seek: got byte {start + offset}, expected at least 0")
+        self._position = start + offset
+        return self._position
 
     def tell(self) -> int:
-        return self._file.tell()
-
-
-@contextmanager
-def _unreadable(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RejectClip(Reason.UNREADABLE, f"{uri}: {type(error).__name__}: {error}") from error
-
-
-def _media_of(source: str, ignored: Counter[str]) -> list[Media]:
-    """Media of one input; counts into `ignored` what is not."""
-    # Of a chain such as zip://*.jpg::s3://bucket/photos.zip the first link is listed and the rest carries it.
-    head, separator, rest = source.partition("::")
-    # A local name may hold "::" and "#" too.
-    file_system, path = (LocalFileSystem(), os.path.abspath(source)) if os.path.lexists(source) else url_to_fs(source)  # noqa: PTH100
-    local = isinstance(file_system, LocalFileSystem)
-
-    def uri_of(name: str) -> str:
-        return os.path.abspath(name) if local else f"{file_system.unstrip_protocol(name)}{separator}{rest}"  # noqa: PTH100 - Path.absolute keeps ".."
-
-    def is_file(name: str, info: Mapping[str, object]) -> bool:
-        # fsspec calls a link to a file a link; whole data sets are made of them (git-annex, model hubs' caches).
-        return info["type"] == "file" or (local and Path(name).is_file())
-
-    try:
-        top = file_system.info(path)
-    except FileNotFoundError:
-        top = None
-    if top is not None and is_file(path, top):
-        kind = KINDS.get(_extension(path))
-        if kind is None:
-            raise ValueError(
-                f"{source}: extension {_extension(path)!r} is no media; known are {', '.join(sorted(KINDS))}. "
-                "Rename the file or name another"
-            )
-        return [_media(uri_of(path), kind, top, local=local)]
-    if top is None and not _GLOB & set(head):
-        raise ValueError(
-            f"{source}: no such file or folder. Correct the path, or quote a pattern such as 'photos/*.jpg'"
-        )
-
-    if top is not None:
-        root, entries = path, file_system.find(path, detail=True)
-    else:
-        root = _fixed_folder(path)
-        entries = {}
-        for name, info in file_system.glob(path, detail=True).items():
-            entries |= {name: info} if is_file(name, info) else file_system.find(name, detail=True)
-
-    here: Counter[str] = Counter()
-    media = []
-    for name, info in entries.items():
-        why_not = _why_ignored(name, root) if is_file(name, info) else NOT_A_FILE
-        if why_not is not None:
-            here[why_not] += 1
-            continue
-        media.append(_media(uri_of(name), KINDS[_extension(name)], info, local=local))
-    ignored += here
-    if not media:
-        other = ", ".join(f"{count} of {name}" for name, count in sorted(here.items())) or "nothing at all"
-        raise ValueError(f"{source}: holds no media (found {other}). Known extensions: {', '.join(sorted(KINDS))}")
-    return media
-
-
-def _fixed_folder(pattern: str) -> str:
-    """The part of a glob pattern before its first wildcard component."""
-    parts = pattern.split("/")
-    fixed = next((index for index, part in enumerate(parts) if _GLOB & set(part)), len(parts))
-    return "/".join(parts[:fixed])
-
-
-def _why_ignored(name: str, root: str) -> str | None:
-    """Key under which a file below `root` is ignored; None for a media."""
-    below = name.removeprefix(root).strip("/")
-    if any(part.startswith(".") for part in below.split("/")):
-        return HIDDEN
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return NOT_UTF8
-    extension = _extension(name)
-    return None if extension in KINDS else extension or NO_EXTENSION
-
-
-def _extension(name: str) -> str:
-    if "://" in name:
-        name = name.partition("?")[0]
-    return PurePosixPath(name).suffix.lower().removeprefix(".")
-
-
-def _media(uri: str, kind: MediaKind, info: Mapping[str, object], *, local: bool) -> Media:
-    if local:
-        # fsspec gives the time as a float, which holds no nanoseconds.
-        status = Path(uri).stat()
-        return Media(uri=uri, kind=kind, size_bytes=status.st_size, version=str(status.st_mtime_ns))
-    size_bytes = info.get("size")
-    if not isinstance(size_bytes, int):
-        raise ValueError(f"{uri}: the server does not tell its size. Copy it to a file system that does")
-    return Media(uri=uri, kind=kind, size_bytes=size_bytes, version=_version(info))
-
-
-def _version(info: Mapping[str, object]) -> str:
-    value = next((info[key] for key in _VERSION_KEYS if info.get(key) is not None), "")
-    isoformat: Callable[[], str] | None = getattr(value, "isoformat", None)
-    return isoformat() if isoformat is not None else str(value).strip('"')
+        return self._position

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from pipeline.runs.clips import TokenizerRunConfig, open_run
+from pipeline.runs.clips import TokenizerRunConfig, open_run, passed_columns
 from pipeline.runs.planned import Job, RunSummary, run_planned
 from pipeline.runs.record import StartClock
 from pipeline.store.documents import fingerprint
@@ -70,19 +70,26 @@ def audit(config: AuditConfig, *, clock: StartClock | None = None) -> AuditResul
         name="audit",
         store_format=AUDIT_FORMAT,
         identity=protocol,
-        make_plan=partial(run.plan, "audit", protocol),
         make_stage=partial(
             ReconstructShard,
             source=run.source.folder,
             output=run.output,
             tokenizer_url=run.tokenizer_url,
             inference=run.inference,
+            passed=passed_columns(run.source),
             metrics=metrics,
         ),
         workers=run.workers,
         describe=describe,
     )
-    summary = run_planned(job, config=config, output=run.output, clock=clock, break_claim=config.break_claim)
+    summary = run_planned(
+        job,
+        make_plan=partial(run.plan, "audit", protocol),
+        config=config,
+        output=run.output,
+        clock=clock,
+        break_claim=config.break_claim,
+    )
     store = open_store(run.output, format_name=AUDIT_FORMAT)
     pictured = replace(run.inference, batch_size=1, device="cpu")
     examples = worst_and_best(

@@ -137,6 +137,13 @@ def stored_tubelet(source: Store) -> Tubelet:
     return Tubelet.parse(preprocessing["tubelet"])
 
 
+def passed_columns(source: Store) -> dict[str, str]:
+    """Pass-through columns of a clip store, by name and type (`schemas.latent.COLUMN_TYPES`)."""
+    columns = source.document["columns"]
+    assert isinstance(columns, dict)
+    return columns
+
+
 def clip_shapes(source: Store) -> set[tuple[int, int, int]]:
     """Frames, height and width in pixels of a store's clips: one for each bucket that holds any."""
     tubelet = stored_tubelet(source)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Literal
 
-from pipeline.runs.clips import TokenizerRunConfig, open_run
+from pipeline.runs.clips import TokenizerRunConfig, open_run, passed_columns
 from pipeline.runs.planned import Job, RunSummary, run_planned
 from pipeline.runs.record import StartClock
 from pipeline.store.latentshard import StoreFormat
@@ -43,9 +43,12 @@ def encode(config: EncodeConfig, *, clock: StartClock | None = None) -> RunSumma
             "which learns no variance (kl does): leave --logvar out, or give another tokenizer"
         )
     latent = LatentFormat(
-        format=config.format, dtype=config.dtype, columns=("mean", "logvar") if config.logvar else ("mean",)
+        format=config.format,
+        dtype=config.dtype,
+        columns=("mean", "logvar") if config.logvar else ("mean",),
+        passed=passed_columns(run.source),
     )
-    stored_as = asdict(latent) | {"columns": list(latent.columns)}
+    stored_as = {"format": latent.format, "dtype": latent.dtype, "columns": list(latent.columns)}
     identity = {
         "format_version": FORMAT_VERSION,
         "clips": run.source.identity,
@@ -60,6 +63,7 @@ def encode(config: EncodeConfig, *, clock: StartClock | None = None) -> RunSumma
         return {
             "tokenizer": {"fingerprint": run.tokenizer_fingerprint, "config": run.autoencoder.to_json()},
             "preprocessing": run.source.document["preprocessing"],
+            "columns": dict(latent.passed),
             "latent": stored_as | {"layout": LATENT_LAYOUT, "channels": channels},
             "inference": identity["inference"],
             "normalisation": _normalisation(records, channels),
@@ -69,7 +73,6 @@ def encode(config: EncodeConfig, *, clock: StartClock | None = None) -> RunSumma
         name="encode",
         store_format=LATENT_STORE_FORMAT,
         identity=identity,
-        make_plan=partial(run.plan, "encode", identity),
         make_stage=partial(
             EncodeShard,
             source=run.source.folder,
@@ -81,7 +84,14 @@ def encode(config: EncodeConfig, *, clock: StartClock | None = None) -> RunSumma
         workers=run.workers,
         describe=describe,
     )
-    return run_planned(job, config=config, output=run.output, clock=clock, break_claim=config.break_claim)
+    return run_planned(
+        job,
+        make_plan=partial(run.plan, "encode", identity),
+        config=config,
+        output=run.output,
+        clock=clock,
+        break_claim=config.break_claim,
+    )
 
 
 def _normalisation(records: Sequence[ShardRecord], channels: int) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """A planned run, start to end: claim, plan or resume, work, fold, and the record of it. The one path of every job."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,8 +30,6 @@ class Job:
     store_format: str
     identity: Mapping[str, object]
     """Everything that can change an output byte."""
-    make_plan: Callable[[], Plan]
-    """Called once in the life of an output folder, with Ray connected."""
     make_stage: Callable[[], ShardStage]
     """Picklable; called in each worker."""
     workers: Callable[[], Workers]
@@ -57,6 +56,8 @@ class RunSummary:
     """Clips that this run put through."""
     work_seconds: float
     """Wall time from the first shard handed out to the last one committed."""
+    worker_seconds: float
+    """What all workers together spent on them."""
 
     @property
     def clips_per_second(self) -> float | None:
@@ -93,51 +94,89 @@ def settle_identity(output: Folder, *, job: str, identity: Mapping[str, object],
 
 
 def run_planned(
-    job: Job, *, config: object, output: Folder, clock: StartClock | None = None, break_claim: bool = False
+    job: Job,
+    *,
+    make_plan: Callable[[], Plan],
+    config: object,
+    output: Folder,
+    clock: StartClock | None = None,
+    break_claim: bool = False,
 ) -> RunSummary:
     """Run a job on its output folder, or go on where an earlier run ended.
+
+    Args:
+        job: The job.
+        make_plan: Called once in the life of the folder, with Ray connected.
+        config: For the record.
+        output: The folder.
+        clock: Of the command.
+        break_claim: See `claim`.
 
     Raises:
         RunRefusedError: Another run holds the folder, or it was planned for something else.
     """
     with held(output, job=job.name, config=config, clock=clock, break_claim=break_claim) as record:
-        plan = _plan_or_resume(job, output, record)
+        plan = _plan_or_resume(job, make_plan, output, record)
         committed = read_ledger(output)
         pending = [shard for shard in plan.shards if shard.index not in committed]
-        resumed = list(committed.values())
-        if resumed:
+        if committed:
             logger.info(
                 "%s: %d of %d shards (%d clips) were already committed in %s",
                 job.name,
-                len(resumed),
+                len(committed),
                 len(plan.shards),
-                sum(shard.planned for shard in resumed),
+                sum(shard.planned for shard in committed.values()),
                 output.url,
             )
-        if pending:
-            with record.phase("ray"):
-                connect()
-            with record.phase("work"):
-                committed |= _work(job, plan, pending, resumed, record)
-        records = [committed[shard.index] for shard in plan.shards]
-        if pending or not output.exists(STORE_FILE):
-            with record.phase("fold"):
-                close_store(output, plan, records, format_name=job.store_format, details=job.describe(plan, records))
-        summary = _summarise(plan, records, resumed, record)
-        record.counts |= {key: value for key, value in asdict(summary).items() if key != "work_seconds"}
-        logger.info(
-            "%s: %d clips planned = %d stored + %d filtered + %d rejected, in %s",
-            job.name,
-            summary.planned,
-            summary.stored,
-            summary.filtered,
-            summary.rejected,
-            output.url,
-        )
-        return summary
+        return work_and_close(job, plan, output, record, committed=committed, pending=pending)
 
 
-def _plan_or_resume(job: Job, output: Folder, record: RunRecord) -> Plan:
+def work_and_close(
+    job: Job,
+    plan: Plan,
+    output: Folder,
+    record: RunRecord,
+    *,
+    committed: Mapping[int, ShardRecord],
+    pending: Sequence[PlannedShard],
+) -> RunSummary:
+    """Put the pending shards through and close the store.
+
+    Args:
+        job: The job.
+        plan: Of the folder.
+        output: The folder, held.
+        record: Of the run.
+        committed: The ledger; records of pending shards in it are replaced.
+        pending: What is to be done.
+    """
+    again = {shard.index for shard in pending}
+    resumed = [shard for index, shard in committed.items() if index not in again]
+    records_by_index = {shard.index: shard for shard in resumed}
+    if pending:
+        with record.phase("ray"):
+            connect()
+        with record.phase("work"):
+            records_by_index |= _work(job, plan, pending, resumed, record)
+    records = [records_by_index[shard.index] for shard in plan.shards]
+    if pending or not output.exists(STORE_FILE):
+        with record.phase("fold"):
+            close_store(output, plan, records, format_name=job.store_format, details=job.describe(plan, records))
+    summary = _summarise(plan, records, resumed, record)
+    record.counts |= {key: value for key, value in asdict(summary).items() if not key.endswith("_seconds")}
+    logger.info(
+        "%s: %d clips planned = %d stored + %d filtered + %d rejected, in %s",
+        job.name,
+        summary.planned,
+        summary.stored,
+        summary.filtered,
+        summary.rejected,
+        output.url,
+    )
+    return summary
+
+
+def _plan_or_resume(job: Job, make_plan: Callable[[], Plan], output: Folder, record: RunRecord) -> Plan:
     plan = Plan.load(output)
     if plan is not None:
         plan.check(folder=output, job=job.name, identity=job.identity)
@@ -145,7 +184,7 @@ def _plan_or_resume(job: Job, output: Folder, record: RunRecord) -> Plan:
     with record.phase("ray"):
         connect()
     with record.phase("plan"):
-        plan = job.make_plan()
+        plan = make_plan()
     logger.info("%s: planned %d clips in %d shards", job.name, plan.counts.planned, len(plan.shards))
     return plan
 
@@ -158,17 +197,20 @@ def _work(
     record: RunRecord,
 ) -> dict[int, ShardRecord]:
     done: dict[int, ShardRecord] = {}
-    rejected = sum(shard.rejected for shard in resumed) + plan.counts.rejected
+    ended = Counter(filtered=plan.counts.filtered, rejected=plan.counts.rejected)
+    for shard in resumed:
+        ended.update(filtered=shard.filtered, rejected=shard.rejected)
     with Progress(job.name, total=plan.counts.clips, done=sum(shard.planned for shard in resumed)) as progress:
         workers = job.workers()
         record.counts["workers"] = min(workers.count, len(pending))
         for report in run_shards(pending, job.make_stage, workers):
             done[report.record.index] = report.record
-            rejected += report.record.rejected
+            ended.update(filtered=report.record.filtered, rejected=report.record.rejected)
             record.add_worker_seconds(report.seconds)
             progress.advance(
                 report.record.planned,
-                note=f"{len(resumed) + len(done)}/{len(plan.shards)} shards, {rejected} rejected",
+                note=f"{len(resumed) + len(done)}/{len(plan.shards)} shards, {ended['filtered']} filtered, "
+                f"{ended['rejected']} rejected",
             )
     return done
 
@@ -190,4 +232,5 @@ def _summarise(
         size_bytes=sum(shard.file.size_bytes for shard in records if shard.file),
         worked_clips=plan.counts.clips - resumed_clips,
         work_seconds=record.seconds.get("work", 0.0),
+        worker_seconds=sum(record.worker_seconds.values()),
     )

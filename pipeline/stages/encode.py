@@ -1,7 +1,7 @@
 """Encode a shard: clips in, posteriors out, non-finite ones rejected, channel moments summed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
@@ -29,6 +29,8 @@ class LatentFormat:
     format: StoreFormat = "parquet"
     dtype: str = "float16"
     columns: tuple[str, ...] = ("mean",)
+    passed: Mapping[str, str] = field(default_factory=dict)
+    """Pass-through columns of the clip store, by name and type."""
 
 
 class EncodeShard:
@@ -84,12 +86,15 @@ class EncodeShard:
 
     def _writer(self, stream: BinaryIO, shard: PlannedShard) -> LatentShardWriter:
         if self._latent.format == "webdataset":
-            return TarLatentWriter(stream, columns=self._latent.columns, dtype=self._latent.dtype)
+            return TarLatentWriter(
+                stream, passed=self._latent.passed, columns=self._latent.columns, dtype=self._latent.dtype
+            )
         grid = Grid.parse(shard.bucket.removeprefix("grid="))
         shape = (grid.frames, grid.height, grid.width, self._tokenizer.config.latent_channels)
-        return ParquetLatentWriter(
-            stream, latent_schema(shape=shape, dtype=self._latent.dtype, columns=self._latent.columns)
+        schema = latent_schema(
+            passed=self._latent.passed, shape=shape, dtype=self._latent.dtype, columns=self._latent.columns
         )
+        return ParquetLatentWriter(stream, schema, passed=self._latent.passed)
 
     def _posteriors(
         self, clips: Sequence[Clip]

@@ -1,76 +1,53 @@
-"""Prepare a shard: decode the planned clips of its media, resize them, write them as one clip shard."""
+"""Prepare a shard: the planned clips of its media, decoded in a sandbox, written as one clip shard."""
 
-import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pipeline.media.guard import MediaLimits
-from pipeline.media.image import decode_image
 from pipeline.media.reject import RejectClip
-from pipeline.media.resize import ResizeProtocol, resize_frames
-from pipeline.media.source import MediaKind, open_media, read_media, sha256_of
-from pipeline.media.span import ClipSpan
-from pipeline.media.video import decode_clips
+from pipeline.media.sandbox import Sandbox
+from pipeline.stages.decode import DecodeMedia, PlannedMedia
+from pipeline.stages.protocol import ClipProtocol
 from pipeline.stages.stage import ShardReport, StepClock, reject_row
-from pipeline.store.clipshard import Clip, ClipShardWriter, PixelCodec
+from pipeline.store.clipshard import ClipShardWriter, CodedClip, read_coded
 from pipeline.store.files import Folder
-from pipeline.store.ledger import OutcomeRow, commit_shard
+from pipeline.store.ledger import OutcomeRow, commit_shard, read_outcomes, read_record
 from pipeline.store.plan import PlannedClip, PlannedShard, read_planned_clips
-from schemas.clip import ClipMetadata
 from schemas.outcome import Stage
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClipProtocol:
-    """What makes clips of media; part of the fingerprint and of the store's record."""
-
-    resize: ResizeProtocol
-    num_frames: int
-    fps: Fraction
-    codec: PixelCodec
-    limits: MediaLimits
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Decoded:
-    """A clip as its media gave it, before the resize."""
-
-    frames: NDArray[np.uint8]
-    """[T, H, W, 3], upright."""
-    orientation: int
-    media_sha256: str
-
-
 class PrepareShard:
-    """Every clip of a planned shard, decoded and resized, written as one tar."""
+    """Every clip of a planned shard, written as one tar."""
 
-    def __init__(self, *, output: Folder, protocol: ClipProtocol) -> None:
+    def __init__(self, *, output: Folder, protocol: ClipProtocol, retry: bool = False) -> None:
+        """Make the stage of one worker.
+
+        Args:
+            output: The clip store.
+            protocol: How clips are made.
+            retry: Take up committed shards again: keep what they hold, and try once more what was rejected for a
+                reason that may have passed. The file becomes what it would have been without those rejects.
+        """
         self._output = output
         self._protocol = protocol
+        self._retry = retry
+        self._sandbox = Sandbox(partial(DecodeMedia, protocol), timeout_s=protocol.limits.timeout_s)
 
     def __call__(self, shard: PlannedShard) -> ShardReport:
         """Decode, write and commit one shard."""
         clock = StepClock()
-        outcomes: list[OutcomeRow] = []
         planned = read_planned_clips(self._output, shard)
+        kept = self._kept(shard) if self._retry else {}
+        outcomes: list[OutcomeRow] = []
         with self._output.stage(shard.name + ".tar") as staged:
-            writer = ClipShardWriter(staged.stream, self._protocol.codec)
-            for _, group in itertools.groupby(planned, key=lambda clip: clip.media_uri):
-                rows = list(group)
-                results = self._clips(rows)
-                for row in rows:
-                    with clock.step("decode"):
-                        result = next(results)
-                    if isinstance(result, Clip):
-                        with clock.step("write"):
-                            writer.write(result)
-                    else:
-                        outcomes.append(_rejected(row, result))
+            writer = ClipShardWriter(staged.stream)
+            for row, result in clock.pulled("decode", self._results(shard, planned, kept)):
+                if isinstance(result, CodedClip):
+                    with clock.step("write"):
+                        writer.write(result)
+                else:
+                    outcomes.append(result if isinstance(result, OutcomeRow) else self._ended(row, result))
             with clock.step("commit"):
                 writer.close()
                 file = staged.commit() if writer.num_clips else None
@@ -78,76 +55,74 @@ class PrepareShard:
             record = commit_shard(self._output, shard, file=file, stored=writer.num_clips, outcomes=outcomes, sums={})
         return ShardReport(record=record, seconds=clock.seconds)
 
-    def _clips(self, rows: Sequence[PlannedClip]) -> Iterator[Clip | RejectClip]:
-        """One result for each planned clip of one media."""
+    def _results(
+        self, shard: PlannedShard, planned: list[PlannedClip], kept: Mapping[str, CodedClip | OutcomeRow]
+    ) -> Iterator[tuple[PlannedClip, CodedClip | OutcomeRow | RejectClip]]:
+        """One result for each planned clip, in order; what is not kept is decoded, media by media."""
+        size = self._protocol.size_of(shard.bucket)
+        wanted = [row for row in planned if not _final(kept, row)]
+        media = [
+            PlannedMedia(clips=list(rows), size=size)
+            for _, rows in itertools.groupby(wanted, key=lambda row: row.media.uri)
+        ]
+        decoded = _one_by_one(media, self._sandbox)
+        for row in planned:
+            if _final(kept, row):
+                yield row, kept[row.key]
+                continue
+            result = next(decoded)
+            before = kept.get(row.key)
+            if isinstance(result, RejectClip) and isinstance(before, OutcomeRow):
+                ended = self._ended(row, result)
+                yield row, replace(ended, attempts=before.attempts + ended.attempts)
+            else:
+                yield row, result
+        assert next(decoded, None) is None, "more results than clips"
+
+    def _kept(self, shard: PlannedShard) -> dict[str, CodedClip | OutcomeRow]:
+        """What an earlier commit of the shard made, by key; nothing where its bytes are no longer those it wrote."""
+        record = read_record(self._output, shard.index)
+        if record is None:
+            return {}
+        kept: dict[str, CodedClip | OutcomeRow] = {}
+        if record.outcomes is not None:
+            kept |= {row.key: row for row in read_outcomes(self._output, record.outcomes.path)}
+        if record.file is not None:
+            if not self._output.holds(record.file):
+                return {}
+            with self._output.open(record.file.path) as stream:
+                kept |= {clip.key: clip for clip in read_coded(stream, where=record.file.path)}
+        return kept
+
+    def _ended(self, row: PlannedClip, error: RejectClip) -> OutcomeRow:
+        """The row on disk of a clip that was not stored."""
+        fps, start = self._protocol.fps, row.first_frame
+        return reject_row(
+            error,
+            key=row.key,
+            media_uri=row.media.uri,
+            start_seconds=None if start is None else float(start / fps),
+            end_seconds=None if start is None else float((start + self._protocol.num_frames) / fps),
+            stage=Stage.DECODE,
+        )
+
+
+def _final(kept: Mapping[str, CodedClip | OutcomeRow], row: PlannedClip) -> bool:
+    """Whether a clip is not to be tried again."""
+    before = kept.get(row.key)
+    return before is not None and not (isinstance(before, OutcomeRow) and before.transient)
+
+
+def _one_by_one(
+    media: list[PlannedMedia], sandbox: Sandbox[PlannedMedia, CodedClip | RejectClip]
+) -> Iterator[CodedClip | RejectClip]:
+    """One result for each planned clip of each media, in order."""
+    for planned, results in zip(media, sandbox.run(media), strict=True):
+        given = 0
         try:
-            kind = MediaKind(rows[0].kind)
-            decoded = self._image(rows) if kind is MediaKind.IMAGE else self._video(rows)
-            for row in rows:
-                result = next(decoded)
-                yield self._resized(row, result) if isinstance(result, _Decoded) else result
+            for result in results:
+                given += 1
+                yield result
         except RejectClip as error:
             # The media itself failed: that is the end of all its clips not yet given.
-            yield from itertools.repeat(error)
-
-    def _image(self, rows: Sequence[PlannedClip]) -> Iterator[_Decoded | RejectClip]:
-        (row,) = rows
-        data = read_media(row.media_uri, self._protocol.limits.max_bytes)
-        image = decode_image(data, self._protocol.limits)
-        yield _Decoded(
-            frames=image.pixels[np.newaxis],
-            orientation=image.orientation,
-            media_sha256=hashlib.sha256(data).hexdigest(),
-        )
-
-    def _video(self, rows: Sequence[PlannedClip]) -> Iterator[_Decoded | RejectClip]:
-        protocol = self._protocol
-        spans = [ClipSpan.at(row.clip_index, protocol.fps, protocol.num_frames) for row in rows]
-        with open_media(rows[0].media_uri) as file:
-            media_sha256 = sha256_of(file)
-            for result in decode_clips(file, spans, protocol.fps, protocol.num_frames, protocol.limits):
-                if isinstance(result, RejectClip):
-                    yield result
-                else:
-                    yield _Decoded(frames=result.frames, orientation=result.orientation, media_sha256=media_sha256)
-
-    def _resized(self, row: PlannedClip, decoded: _Decoded) -> Clip | RejectClip:
-        try:
-            resized = resize_frames(decoded.frames, self._protocol.resize)
-        except RejectClip as error:
-            return error
-        num_frames, height, width, _ = resized.pixels.shape
-        _, source_height, source_width, _ = decoded.frames.shape
-        return Clip(
-            pixels=resized.pixels,
-            metadata=ClipMetadata(
-                key=row.key,
-                media_uri=row.media_uri,
-                media_sha256=decoded.media_sha256,
-                clip_index=row.clip_index,
-                start_seconds=row.start_seconds,
-                end_seconds=row.end_seconds,
-                fps=None if row.start_seconds is None else float(self._protocol.fps),
-                num_frames=num_frames,
-                height=height,
-                width=width,
-                source_height=source_height,
-                source_width=source_width,
-                orientation=decoded.orientation,
-                crop_left=resized.crop.left,
-                crop_top=resized.crop.top,
-                crop_right=resized.crop.right,
-                crop_bottom=resized.crop.bottom,
-            ),
-        )
-
-
-def _rejected(row: PlannedClip, error: RejectClip) -> OutcomeRow:
-    return reject_row(
-        error,
-        key=row.key,
-        media_uri=row.media_uri,
-        start_seconds=row.start_seconds,
-        end_seconds=row.end_seconds,
-        stage=Stage.DECODE,
-    )
+            yield from itertools.repeat(error, len(planned.clips) - given)

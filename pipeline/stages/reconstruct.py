@@ -1,7 +1,7 @@
 """Reconstruct a shard: encode, decode, measure every clip."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ from pipeline.store.clipshard import Clip
 from pipeline.store.files import Folder
 from pipeline.store.ledger import OutcomeRow, commit_shard
 from pipeline.store.plan import PlannedShard, write_table
-from schemas.latent import audit_schema
+from schemas.latent import audit_schema, clip_row
 from schemas.outcome import Reason, Stage
 from vitok.metrics.registry import PIXEL_METRICS
 from vitok.pixels import to_uint8
@@ -39,7 +39,14 @@ class ReconstructShard:
     """Metrics of every clip of a planned shard, written as one Parquet file."""
 
     def __init__(
-        self, *, source: Folder, output: Folder, tokenizer_url: str, inference: Inference, metrics: tuple[str, ...]
+        self,
+        *,
+        source: Folder,
+        output: Folder,
+        tokenizer_url: str,
+        inference: Inference,
+        passed: Mapping[str, str],
+        metrics: tuple[str, ...],
     ) -> None:
         clock = StepClock()
         with clock.step("weights"):
@@ -47,6 +54,7 @@ class ReconstructShard:
         self._start_seconds = clock.seconds
         self._source = source
         self._output = output
+        self._passed = passed
         self._metrics = metrics
 
     def __call__(self, shard: PlannedShard) -> ShardReport:
@@ -63,9 +71,9 @@ class ReconstructShard:
                     if isinstance(result, RejectClip):
                         outcomes.append(reject_clip(result, clip.metadata, Stage.RECONSTRUCT))
                     else:
-                        rows.append(clip.metadata.to_json() | self._measure(clip.pixels, result))
+                        rows.append(clip_row(clip.metadata, self._passed) | self._measure(clip.pixels, result))
         with clock.step("commit"):
-            table = pa.Table.from_pylist(rows, schema=audit_schema(self._metrics))
+            table = pa.Table.from_pylist(rows, schema=audit_schema(passed=self._passed, metrics=self._metrics))
             record = commit_shard(
                 self._output,
                 shard,

@@ -10,7 +10,7 @@ from pipeline.media.reject import RejectClip
 from pipeline.store.ledger import OutcomeRow, ShardRecord
 from pipeline.store.plan import PlannedShard
 from schemas.clip import ClipMetadata
-from schemas.outcome import TRANSIENT_REASONS, Outcome, Stage
+from schemas.outcome import TRANSIENT_REASONS, Stage, outcome_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,16 +79,16 @@ def reject_row(
     end_seconds: float | None,
     stage: Stage,
 ) -> OutcomeRow:
-    """The row on disk of a clip that could not be processed."""
+    """The row on disk of a clip that is not stored."""
     return OutcomeRow(
         key=key,
         media_uri=media_uri,
         start_seconds=start_seconds,
         end_seconds=end_seconds,
-        outcome=Outcome.REJECTED,
+        outcome=outcome_of(error.reason),
         stage=stage,
         reason=error.reason,
         transient=error.reason in TRANSIENT_REASONS,
-        attempts=1,
+        attempts=error.attempts,
         message=error.message,
     )

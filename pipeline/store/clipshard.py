@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.media.image import PILLOW_FAILURES
+from pipeline.store.tar import TarWriter
 from schemas.clip import KEY_PATTERN, ClipMetadata
 from vitok.latents.tar import read_samples
 
@@ -23,6 +24,7 @@ _NPY_HEADER = re.compile(
 )
 
 CodecName = Literal["jpeg", "png", "raw"]
+Subsampling = Literal["444", "422", "420"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +34,7 @@ class PixelCodec:
     name: CodecName = "jpeg"
     quality: int = 95
     """JPEG only, 1 to 100."""
-    subsampling: Literal["444", "422", "420"] = "444"
+    subsampling: Subsampling = "444"
     """JPEG only: chroma kept whole by default, since tokenizers are judged on it."""
 
     def __post_init__(self) -> None:
@@ -57,36 +59,52 @@ class Clip:
     metadata: ClipMetadata
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodedClip:
+    """A clip as it stands in a tar."""
+
+    key: str
+    members: Mapping[str, bytes]
+    """Bytes by extension, in the tar's order; "json" last."""
+
+
+def code_clip(clip: Clip, codec: PixelCodec) -> CodedClip:
+    """A clip as it will stand in a tar.
+
+    Raises:
+        ValueError: The pixels are not uint8 [T, H, W, 3] or the key is not a safe name.
+    """
+    if clip.pixels.dtype != np.uint8 or clip.pixels.ndim != 4 or clip.pixels.shape[-1] != 3:
+        raise ValueError(f"clip pixels: got {clip.pixels.dtype} {clip.pixels.shape}, expected uint8 [T, H, W, 3]")
+    key = clip.metadata.key
+    if KEY_PATTERN.fullmatch(key) is None:
+        raise ValueError(f"clip key: got {key!r}, expected a match of {KEY_PATTERN.pattern}")
+    members = dict(_encode_pixels(clip.pixels, codec))
+    members["json"] = json.dumps(clip.metadata.to_json(), ensure_ascii=False, allow_nan=False).encode()
+    return CodedClip(key=key, members=members)
+
+
 class ClipShardWriter:
-    """Appends clips to a tar; the bytes are a function of the clips and the codec alone."""
+    """Appends clips to a tar; the bytes are a function of the clips alone."""
 
-    def __init__(self, stream: BinaryIO, codec: PixelCodec) -> None:
-        import webdataset  # here, because it imports torch: a second that readers need not spend
-
+    def __init__(self, stream: BinaryIO) -> None:
         self.num_clips = 0
-        self._codec = codec
-        self._tar = webdataset.TarWriter(stream, user="", group="", encoder=False, mtime=0)
+        self._tar = TarWriter(stream)
 
-    def write(self, clip: Clip) -> None:
-        """Append one clip.
-
-        Raises:
-            ValueError: The pixels are not uint8 [T, H, W, 3] or the key is not a safe name.
-        """
-        if clip.pixels.dtype != np.uint8 or clip.pixels.ndim != 4 or clip.pixels.shape[-1] != 3:
-            raise ValueError(f"clip pixels: got {clip.pixels.dtype} {clip.pixels.shape}, expected uint8 [T, H, W, 3]")
-        key = clip.metadata.key
-        if KEY_PATTERN.fullmatch(key) is None:
-            raise ValueError(f"clip key: got {key!r}, expected a match of {KEY_PATTERN.pattern}")
-        for name, data in _encode_pixels(clip.pixels, self._codec):
-            self._tar.write({"__key__": key, name: data})
-        document = json.dumps(clip.metadata.to_json(), ensure_ascii=False, allow_nan=False)
-        self._tar.write({"__key__": key, "json": document.encode()})
+    def write(self, clip: CodedClip) -> None:
+        """Append one clip."""
+        self._tar.write(clip.key, clip.members)
         self.num_clips += 1
 
     def close(self) -> None:
         """Write the end of the tar; the stream stays open."""
         self._tar.close()
+
+
+def read_coded(stream: BinaryIO, *, where: str) -> Iterator[CodedClip]:
+    """Clips of a shard, in order, as they stand there."""
+    for key, members in read_samples(stream, where=where):
+        yield CodedClip(key=key, members=members)
 
 
 def read_clips(stream: BinaryIO, *, where: str) -> Iterator[Clip]:

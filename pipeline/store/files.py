@@ -115,6 +115,14 @@ class Folder:
         """A file for reading."""
         return cast(BinaryIO, self.file_system.open(self.path(relative), "rb"))
 
+    def holds(self, record: FileRecord) -> bool:
+        """Whether a committed file is there with the bytes it was committed with."""
+        try:
+            with self.open(record.path) as stream:
+                return digest_stream(stream) == (record.size_bytes, record.sha256)
+        except FileNotFoundError:
+            return False
+
     def find(self, relative: str | None = None) -> list[str]:
         """Paths of all files below, relative to this folder, sorted; empty where there is no such folder."""
         start = self.root if relative is None else self.path(relative)

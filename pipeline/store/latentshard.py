@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.store.tar import TarWriter
 from schemas.clip import ClipMetadata
-from schemas.latent import CLIP_COLUMNS, ROW_GROUP_ROWS
+from schemas.latent import CLIP_COLUMNS, ROW_GROUP_ROWS, clip_row
 
 StoreFormat = Literal["parquet", "webdataset"]
 SUFFIXES: Mapping[StoreFormat, str] = {"parquet": ".parquet", "webdataset": ".tar"}
@@ -32,10 +33,18 @@ class LatentShardWriter(Protocol):
 class ParquetLatentWriter:
     """Fixed-size binary cells in row groups of `ROW_GROUP_ROWS`, uncompressed."""
 
-    def __init__(self, stream: BinaryIO, schema: pa.Schema) -> None:
+    def __init__(self, stream: BinaryIO, schema: pa.Schema, *, passed: Mapping[str, str]) -> None:
+        """Begin a file.
+
+        Args:
+            stream: Where it goes.
+            schema: `latent_schema` of the bucket.
+            passed: The pass-through columns in it, by name and type.
+        """
         self.num_clips = 0
         self._schema = schema
-        self._latent_columns = schema.names[len(CLIP_COLUMNS) :]
+        self._passed = passed
+        self._latent_columns = schema.names[len(CLIP_COLUMNS) + len(passed) :]
         self._rows: list[dict[str, object]] = []
         self._writer = pq.ParquetWriter(
             stream,
@@ -47,7 +56,9 @@ class ParquetLatentWriter:
 
     def write(self, metadata: ClipMetadata, values: Mapping[str, NDArray[np.generic]]) -> None:
         """Append one clip."""
-        self._rows.append(metadata.to_json() | {name: values[name].tobytes() for name in self._latent_columns})
+        self._rows.append(
+            clip_row(metadata, self._passed) | {name: values[name].tobytes() for name in self._latent_columns}
+        )
         self.num_clips += 1
         if len(self._rows) == ROW_GROUP_ROWS:
             self._flush()
@@ -66,22 +77,24 @@ class ParquetLatentWriter:
 class TarLatentWriter:
     """One npy a latent column and one JSON a clip."""
 
-    def __init__(self, stream: BinaryIO, *, columns: Sequence[str], dtype: str) -> None:
-        import webdataset
-
+    def __init__(self, stream: BinaryIO, *, passed: Mapping[str, str], columns: Sequence[str], dtype: str) -> None:
         self.num_clips = 0
+        self._passed = passed
         self._columns = columns
         self._dtype = dtype
-        self._tar = webdataset.TarWriter(stream, user="", group="", encoder=False, mtime=0)
+        self._tar = TarWriter(stream)
 
     def write(self, metadata: ClipMetadata, values: Mapping[str, NDArray[np.generic]]) -> None:
         """Append one clip."""
+        members = {}
         for name in self._columns:
             buffer = io.BytesIO()
             np.save(buffer, np.ascontiguousarray(values[name]), allow_pickle=False)
-            self._tar.write({"__key__": metadata.key, f"{name}.npy": buffer.getvalue()})
-        document = json.dumps(metadata.to_json() | {"latent_dtype": self._dtype}, ensure_ascii=False, allow_nan=False)
-        self._tar.write({"__key__": metadata.key, "json": document.encode()})
+            members[f"{name}.npy"] = buffer.getvalue()
+        document = json.dumps(
+            clip_row(metadata, self._passed) | {"latent_dtype": self._dtype}, ensure_ascii=False, allow_nan=False
+        )
+        self._tar.write(metadata.key, members | {"json": document.encode()})
         self.num_clips += 1
 
     def close(self) -> None:

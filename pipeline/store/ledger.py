@@ -1,11 +1,13 @@
 """The ledger: only a record in it makes a shard exist; folded at the end into one index."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Self, cast
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.store.documents import fingerprint, write_json
 from pipeline.store.files import FileRecord, Folder
@@ -13,6 +15,9 @@ from pipeline.store.plan import PlannedShard, write_table
 from schemas.manifest import INDEX_SCHEMA
 from schemas.metadata import INDEX_FILE, ledger_file
 from schemas.outcome import OUTCOME_SCHEMA, Outcome
+
+_OUTCOME_ROWS = 4096
+"""Rows of a row group of outcomes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,17 +121,42 @@ def commit_shard(
         rejected=sum(row.outcome == Outcome.REJECTED for row in outcomes),
         reasons=reasons,
         file=file,
-        outcomes=write_outcomes(folder, f"outcomes/{shard.name}.parquet", outcomes) if outcomes else None,
+        outcomes=write_outcomes(folder, f"outcomes/{shard.name}.parquet", outcomes),
         sums=sums,
     )
     write_json(folder, ledger_file(shard.index), record.to_json())
     return record
 
 
-def write_outcomes(folder: Folder, path: str, rows: Sequence[OutcomeRow]) -> FileRecord:
-    """Write outcome rows as one Parquet file."""
-    columns = {name: [getattr(row, name) for row in rows] for name in OUTCOME_SCHEMA.names}
-    return write_table(folder, path, pa.table(columns, schema=OUTCOME_SCHEMA))
+def write_outcomes(folder: Folder, path: str, rows: Iterable[OutcomeRow]) -> FileRecord | None:
+    """Write outcome rows as one Parquet file, a bounded number at a time; no file where there are no rows."""
+    waiting = iter(rows)
+    batch = list(islice(waiting, _OUTCOME_ROWS))
+    if not batch:
+        return None
+    with folder.stage(path) as staged:
+        with pq.ParquetWriter(staged.stream, OUTCOME_SCHEMA) as writer:
+            while batch:
+                writer.write_table(pa.Table.from_pylist([asdict(row) for row in batch], schema=OUTCOME_SCHEMA))
+                batch = list(islice(waiting, _OUTCOME_ROWS))
+        return staged.commit()
+
+
+def read_outcomes(folder: Folder, path: str) -> Iterator[OutcomeRow]:
+    """The rows of a file of `write_outcomes`, in order."""
+    with folder.open(path) as stream:
+        file = pq.ParquetFile(stream)
+        for row_group in range(file.num_row_groups):
+            for row in file.read_row_group(row_group, use_threads=False).to_pylist():
+                yield OutcomeRow(**row)
+
+
+def read_record(folder: Folder, shard_index: int) -> ShardRecord | None:
+    """A shard's ledger record, or None where it was never committed."""
+    try:
+        return ShardRecord.from_json(json.loads(folder.read_bytes(ledger_file(shard_index))))
+    except FileNotFoundError:
+        return None
 
 
 def read_ledger(folder: Folder) -> dict[int, ShardRecord]:

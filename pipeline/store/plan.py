@@ -1,14 +1,16 @@
 """Plan first: which shards there are and what is in them, fixed before any work and named by a fingerprint."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.media.source import Media
 from pipeline.store.documents import fingerprint, read_json, write_json
-from pipeline.store.files import FileRecord, Folder
+from pipeline.store.files import FileRecord, Folder, StagedFile
 from schemas.manifest import PLANNED_CLIP_SCHEMA, PLANNED_SHARD_SCHEMA
 from schemas.metadata import FORMAT_VERSION, PLAN_FILE, SHARDS_FILE, SHARDS_PER_PLAN_FILE, clips_file, differences
 
@@ -22,11 +24,25 @@ class PlannedClip:
     """One clip of one media (`schemas.manifest.PLANNED_CLIP_SCHEMA`)."""
 
     key: str
-    media_uri: str
-    kind: str
+    media: Media
     clip_index: int
-    start_seconds: float | None
-    end_seconds: float | None
+    first_frame: int | None
+    """Start of the clip in frames at the clip's rate, counted from the media's first; None for an image."""
+
+    def to_row(self) -> dict[str, object]:
+        """The clip as a row."""
+        own = {"key": self.key, "clip_index": self.clip_index, "first_frame": self.first_frame}
+        return own | self.media.to_row()
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, object]) -> Self:
+        """Undo `to_row`."""
+        return cls(
+            key=cast(str, row["key"]),
+            media=Media.from_row(row),
+            clip_index=cast(int, row["clip_index"]),
+            first_frame=cast(int | None, row["first_frame"]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,19 +193,42 @@ class Plan:
 
 
 class ClipPlanWriter:
-    """Streams planned clips into shards: buffers one shard a bucket, so memory does not grow with the media.
+    """Streams planned clips into shards: holds the open shard of each bucket, whatever the number of media.
 
     Shards are numbered in the order in which they fill; what is left at the end closes in bucket order. That order is
     a function of the media's order alone.
     """
 
-    def __init__(self, folder: Folder, *, shard_size: int) -> None:
-        self.shards: list[PlannedShard] = []
+    def __init__(self, folder: Folder, *, shard_size: int, before: Sequence[PlannedShard] = ()) -> None:
+        """Begin, or go on.
+
+        Args:
+            folder: Where the plan's job writes.
+            shard_size: Clips of one shard.
+            before: Shards that a finished plan of the folder has: new ones are numbered after them.
+        """
+        self.shards: list[PlannedShard] = list(before)
         self.files: list[FileRecord] = []
         self._folder = folder
         self._shard_size = shard_size
         self._open: dict[str, list[PlannedClip]] = {}
-        self._tables: list[pa.Table] = []
+        self._file = ExitStack()
+        self._staged: StagedFile | None = None
+        self._writer: pq.ParquetWriter | None = None
+        self._first = len(self.shards)
+
+    def __enter__(self) -> Self:
+        path, row_groups = clips_file(self._first)
+        if row_groups:
+            # The last file of the plan has room: it is written again, with more in it.
+            with self._folder.open(path) as stream:
+                file = pq.ParquetFile(stream)
+                for row_group in range(row_groups):
+                    self._write(self._first - row_groups + row_group, file.read_row_group(row_group, use_threads=False))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()  # without a commit, where planning failed
 
     def add(self, bucket: str, clip: PlannedClip) -> None:
         """Give a clip to the open shard of its bucket."""
@@ -199,30 +238,35 @@ class ClipPlanWriter:
             self._close_shard(bucket)
 
     def finish(self) -> None:
-        """Close the shards that did not fill and write what is buffered."""
+        """Close the shards that did not fill and commit the last file."""
         for bucket in sorted(self._open):
-            if self._open[bucket]:
-                self._close_shard(bucket)
-        self._flush()
+            self._close_shard(bucket)
+        if self._staged is not None:
+            self._commit()
 
     def _close_shard(self, bucket: str) -> None:
         clips = self._open.pop(bucket)
         index = len(self.shards)
         self.shards.append(PlannedShard(index=index, bucket=bucket, num_clips=len(clips)))
-        self._tables.append(pa.Table.from_pylist([asdict(clip) for clip in clips], schema=PLANNED_CLIP_SCHEMA))
-        if len(self._tables) == SHARDS_PER_PLAN_FILE:
-            self._flush()
+        self._write(index, pa.Table.from_pylist([clip.to_row() for clip in clips], schema=PLANNED_CLIP_SCHEMA))
 
-    def _flush(self) -> None:
-        if not self._tables:
-            return
-        path, _ = clips_file(len(self.shards) - 1)
-        with self._folder.stage(path) as staged:
-            with pq.ParquetWriter(staged.stream, PLANNED_CLIP_SCHEMA) as writer:
-                for table in self._tables:
-                    writer.write_table(table, row_group_size=table.num_rows)
-            self.files.append(staged.commit())
-        self._tables = []
+    def _write(self, shard_index: int, table: pa.Table) -> None:
+        path, row_group = clips_file(shard_index)
+        if self._staged is None:
+            self._staged = self._file.enter_context(self._folder.stage(path))
+            self._writer = pq.ParquetWriter(self._staged.stream, PLANNED_CLIP_SCHEMA)
+        assert self._writer is not None
+        self._writer.write_table(table, row_group_size=table.num_rows)
+        if row_group == SHARDS_PER_PLAN_FILE - 1:
+            self._commit()
+
+    def _commit(self) -> None:
+        assert self._writer is not None
+        assert self._staged is not None
+        self._writer.close()
+        self.files.append(self._staged.commit())
+        self._file.close()
+        self._staged = self._writer = None
 
 
 def read_planned_clips(folder: Folder, shard: PlannedShard) -> list[PlannedClip]:
@@ -230,7 +274,7 @@ def read_planned_clips(folder: Folder, shard: PlannedShard) -> list[PlannedClip]
     path, row_group = clips_file(shard.index)
     with folder.open(path) as stream:
         rows = pq.ParquetFile(stream).read_row_group(row_group, use_threads=False).to_pylist()
-    return [PlannedClip(**row) for row in rows]
+    return [PlannedClip.from_row(row) for row in rows]
 
 
 def group_sources(

@@ -23,10 +23,16 @@ METADATA = ClipMetadata(
     source_height=480,
     source_width=640,
     orientation=1,
+    pixel_aspect=1.0,
+    color="srgb",
+    interlaced=False,
     crop_left=80.0,
     crop_top=0.0,
     crop_right=560.1,
     crop_bottom=480.0,
+    label=None,
+    caption=None,
+    columns={},
 )
 
 
@@ -43,8 +49,8 @@ def test_metadata_without_a_key_is_refused_and_the_key_named(name):
 
 
 def test_unknown_metadata_is_refused_and_named():
-    with pytest.raises(ValueError, match=r"unknown \['caption'\]"):
-        ClipMetadata.from_json(METADATA.to_json() | {"caption": "a fox"})
+    with pytest.raises(ValueError, match=r"unknown \['title'\]"):
+        ClipMetadata.from_json(METADATA.to_json() | {"title": "a fox"})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from schemas.latent import CLIP_COLUMNS, LATENT_DTYPES, audit_schema, latent_sch
 
 
 def test_clip_columns_are_the_metadata_in_its_order():
-    assert [column.name for column in CLIP_COLUMNS] == [field.name for field in fields(ClipMetadata)]
+    assert [column.name for column in CLIP_COLUMNS] + ["columns"] == [field.name for field in fields(ClipMetadata)]
 
 
 def test_a_column_is_nullable_exactly_where_the_metadata_may_be_none():
@@ -22,7 +22,7 @@ def test_a_column_is_nullable_exactly_where_the_metadata_may_be_none():
 @pytest.mark.parametrize(("dtype", "item_bytes"), LATENT_DTYPES.items())
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (4, 16, 16, 16), (1, 3, 5, 7)])
 def test_a_cell_has_the_bytes_of_its_array_and_says_its_shape(dtype, item_bytes, shape):
-    schema = latent_schema(shape=shape, dtype=dtype, columns=("mean", "logvar"))
+    schema = latent_schema(passed={}, shape=shape, dtype=dtype, columns=("mean", "logvar"))
     for name in ("mean", "logvar"):
         field = schema.field(name)
         assert field.type == pa.binary(item_bytes * shape[0] * shape[1] * shape[2] * shape[3])
@@ -32,16 +32,16 @@ def test_a_cell_has_the_bytes_of_its_array_and_says_its_shape(dtype, item_bytes,
 
 
 def test_the_schema_survives_a_file_footer():
-    schema = latent_schema(shape=(1, 2, 2, 4), dtype="bfloat16", columns=("mean",))
+    schema = latent_schema(passed={}, shape=(1, 2, 2, 4), dtype="bfloat16", columns=("mean",))
     assert pa.ipc.read_schema(schema.serialize()).equals(schema, check_metadata=True)
 
 
 def test_an_unknown_dtype_is_refused():
     with pytest.raises(KeyError, match="float8"):
-        latent_schema(shape=(1, 1, 1, 1), dtype="float8", columns=("mean",))
+        latent_schema(passed={}, shape=(1, 1, 1, 1), dtype="float8", columns=("mean",))
 
 
 def test_an_audit_has_one_float_column_a_metric():
-    schema = audit_schema(("psnr", "ssim"))
-    assert schema.names[len(CLIP_COLUMNS) :] == ["psnr", "ssim"]
+    schema = audit_schema(passed={"score": "float64"}, metrics=("psnr", "ssim"))
+    assert schema.names[len(CLIP_COLUMNS) :] == ["score", "psnr", "ssim"]
     assert schema.field("ssim").type == pa.float64()

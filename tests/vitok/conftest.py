@@ -59,10 +59,16 @@ def clip_metadata(number: int) -> ClipMetadata:
         source_height=480,
         source_width=640,
         orientation=1,
+        pixel_aspect=1.0,
+        color="srgb",
+        interlaced=False,
         crop_left=0.1 * number,
         crop_top=0.0,
         crop_right=560.0,
         crop_bottom=480.0,
+        label=None,
+        caption=None,
+        columns={},
     )
 
 
@@ -100,9 +106,13 @@ def write_latent_store() -> Callable[..., Written]:
             with folder.stage(shard.name + SUFFIXES[form]) as staged:
                 shape = (*grid, CHANNELS)
                 writer = (
-                    TarLatentWriter(staged.stream, columns=COLUMNS, dtype=dtype)
+                    TarLatentWriter(staged.stream, passed={}, columns=COLUMNS, dtype=dtype)
                     if form == "webdataset"
-                    else ParquetLatentWriter(staged.stream, latent_schema(shape=shape, dtype=dtype, columns=COLUMNS))
+                    else ParquetLatentWriter(
+                        staged.stream,
+                        latent_schema(passed={}, shape=shape, dtype=dtype, columns=COLUMNS),
+                        passed={},
+                    )
                 )
                 for _ in range(count):
                     values = {

@@ -12,7 +12,8 @@ import torch
 
 from pipeline.runs.audit import AuditConfig, audit
 from pipeline.runs.encode import EncodeConfig, encode
-from pipeline.runs.prepare import PrepareConfig, prepare
+from pipeline.runs.prepare import prepare
+from pipeline.runs.prepare_config import PrepareConfig
 from pipeline.runs.verify import VerifyConfig, verify
 from pipeline.store.claim import claim
 from pipeline.store.clipshard import read_clips
@@ -117,7 +118,7 @@ def test_a_second_start_finds_everything_done(clips, tokenizer, latents, digests
 
 
 def test_another_plan_on_the_same_folder_is_refused_with_what_differs(corpus, clips, tokenizer, latents):
-    with pytest.raises(RunRefusedError, match=r"preprocessing\.resolution: 32, now 64"):
+    with pytest.raises(RunRefusedError, match=r"preprocessing\.sizes: \[\[32, 32\]\], now \[\[64, 64\]\]"):
         prepared(corpus, clips, resolution=64)
     with pytest.raises(RunRefusedError, match=r"latent\.dtype: 'float16', now 'bfloat16'"):
         encoded(clips, tokenizer, latents["parquet"], dtype="bfloat16")

@@ -11,7 +11,8 @@ import fsspec
 import pytest
 
 from pipeline.runs.encode import EncodeConfig, encode
-from pipeline.runs.prepare import PrepareConfig, prepare
+from pipeline.runs.prepare import prepare
+from pipeline.runs.prepare_config import PrepareConfig
 from vitok.latents.store import LatentStore
 
 pytestmark = pytest.mark.cluster

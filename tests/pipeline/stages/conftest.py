@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.store.clipshard import Clip, ClipShardWriter, PixelCodec
+from pipeline.store.clipshard import Clip, ClipShardWriter, PixelCodec, code_clip
 from pipeline.store.files import Folder
 from schemas.clip import ClipMetadata
 from vitok.config import AutoEncoderConfig
@@ -41,10 +41,16 @@ def make_clip(wheel_media) -> Callable[..., Clip]:
             source_height=400,
             source_width=600,
             orientation=1,
+            pixel_aspect=1.0,
+            color="srgb",
+            interlaced=False,
             crop_left=100.0,
             crop_top=0.0,
             crop_right=500.0,
             crop_bottom=400.0,
+            label=None,
+            caption=None,
+            columns={},
         )
         return Clip(pixels=np.stack(frames), metadata=metadata)
 
@@ -57,9 +63,9 @@ def write_clips(tmp_path: Path, make_clip) -> Callable[..., str]:
 
     def write(name: str, numbers: list[int]) -> str:
         with Folder(str(tmp_path / "clips")).stage(f"{BUCKET}/{name}.tar") as staged:
-            writer = ClipShardWriter(staged.stream, PixelCodec(name="raw"))
+            writer = ClipShardWriter(staged.stream)
             for number in numbers:
-                writer.write(make_clip(number))
+                writer.write(code_clip(make_clip(number), PixelCodec(name="raw")))
             writer.close()
             return staged.commit().path
 

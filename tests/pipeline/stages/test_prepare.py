@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -13,44 +14,50 @@ from pipeline.media.guard import MediaLimits
 from pipeline.media.image import decode_image
 from pipeline.media.keys import clip_key
 from pipeline.media.resize import ResizeProtocol, resize_frames
-from pipeline.media.span import ClipSpan
-from pipeline.stages.prepare import ClipProtocol, PrepareShard
+from pipeline.media.source import Media, MediaKind
+from pipeline.media.span import SpanPolicy
+from pipeline.stages.prepare import PrepareShard
+from pipeline.stages.protocol import ClipProtocol, Filters
 from pipeline.store.clipshard import PixelCodec, read_clips
 from pipeline.store.files import Folder
-from pipeline.store.ledger import read_ledger
-from pipeline.store.plan import ClipPlanWriter, PlannedClip
+from pipeline.store.ledger import commit_shard, read_ledger, read_outcomes
+from pipeline.store.plan import ClipPlanWriter, PlannedClip, PlannedShard
+from schemas.metadata import ledger_file
+from vitok.config import Tubelet
 
 FPS = Fraction(8)
 NUM_FRAMES = 4
+BUCKET = "grid=2x4x4"
+"""32 x 32 pixels in patches of 8."""
 PROTOCOL = ClipProtocol(
-    resize=ResizeProtocol(resolution=32),
+    resize=ResizeProtocol(sizes=((32, 32),)),
+    tubelet=Tubelet(frames=2, patch=8),
     num_frames=NUM_FRAMES,
     fps=FPS,
+    spans=SpanPolicy(kind="all"),
+    timestamps=None,
+    scene_threshold=0.0,
+    decoder="pyav",
     codec=PixelCodec(name="png"),
-    limits=MediaLimits(),
+    filters=Filters(),
+    limits=MediaLimits(timeout_s=60),
 )
 
 
-def image(path):
-    return PlannedClip(
-        key=clip_key(str(path), 0),
-        media_uri=str(path),
-        kind="image",
-        clip_index=0,
-        start_seconds=None,
-        end_seconds=None,
-    )
+def media(path, kind=MediaKind.IMAGE, **described):
+    return Media(uri=str(path), kind=kind, size_bytes=None, version="", **described)
+
+
+def image(path, **described):
+    return PlannedClip(key=clip_key(str(path), 0), media=media(path, **described), clip_index=0, first_frame=None)
 
 
 def video(path, index):
-    span = ClipSpan.at(index, FPS, NUM_FRAMES)
     return PlannedClip(
         key=clip_key(str(path), index),
-        media_uri=str(path),
-        kind="video",
+        media=media(path, MediaKind.VIDEO),
         clip_index=index,
-        start_seconds=float(span.start_seconds),
-        end_seconds=float(span.end_seconds),
+        first_frame=NUM_FRAMES * index,
     )
 
 
@@ -69,13 +76,13 @@ def coffee(wheel_media):
 def prepare(tmp_path):
     """Plans clips as one shard of a folder and prepares it: the report, the folder and the clips stored."""
 
-    def prepare(clips, name="store", protocol=PROTOCOL):
+    def prepare(clips, name="store", protocol=PROTOCOL, retry=False):
         folder = Folder(str(tmp_path / name))
-        writer = ClipPlanWriter(folder, shard_size=len(clips))
-        for clip in clips:
-            writer.add("grid=2x4x4", clip)
-        writer.finish()
-        report = PrepareShard(output=folder, protocol=protocol)(writer.shards[0])
+        with ClipPlanWriter(folder, shard_size=len(clips)) as writer:
+            for clip in clips:
+                writer.add(BUCKET, clip)
+            writer.finish()
+        report = PrepareShard(output=folder, protocol=protocol, retry=retry)(writer.shards[0])
         stored = []
         if report.record.file is not None:
             with folder.open(report.record.file.path) as stream:
@@ -124,18 +131,18 @@ def test_every_planned_clip_is_stored_or_rejected_in_its_place(prepare, bikes, c
     assert [clip.metadata.key for clip in stored] == [clips[0].key, clips[3].key]
     record = report.record
     assert (record.planned, record.stored, record.filtered, record.rejected) == (7, 2, 0, 5)
-    assert record.reasons == {"corrupt": 1, "empty_file": 1, "short_stream": 1, "unreadable": 2}
+    assert record.reasons == {"corrupt": 1, "empty_file": 1, "missing": 2, "short_stream": 1}
     rows = pq.read_table(folder.open(record.outcomes.path)).to_pylist()
     assert [row["key"] for row in rows] == [clips[index].key for index in (1, 2, 4, 5, 6)]
     assert {row["stage"] for row in rows} == {"decode"}
-    assert [row["transient"] for row in rows] == [False, False, False, True, True]
+    assert [row["transient"] for row in rows] == [False] * 5
 
 
 def test_a_photograph_is_its_decoded_and_resized_pixels(prepare, coffee):
     _, _, (clip,) = prepare([image(coffee)])
     data = coffee.read_bytes()
     decoded = decode_image(data, MediaLimits()).pixels
-    assert np.array_equal(clip.pixels, resize_frames(decoded[np.newaxis], PROTOCOL.resize).pixels)
+    assert np.array_equal(clip.pixels, resize_frames(decoded[np.newaxis], (32, 32), "bilinear").pixels)
     metadata = clip.metadata
     assert metadata.media_sha256 == hashlib.sha256(data).hexdigest()
     assert (metadata.num_frames, metadata.height, metadata.width) == (1, 32, 32)
@@ -206,3 +213,69 @@ def test_a_report_says_where_the_time_went(prepare, coffee):
     report, _, _ = prepare([image(coffee)])
     assert set(report.seconds) == {"decode", "write", "commit"}
     assert all(seconds > 0 for seconds in report.seconds.values())
+
+
+def test_a_caption_a_label_and_columns_travel_with_the_clip(prepare, coffee):
+    columns = {"score": 0.5, "tags": ["warm", None]}
+    _, _, (clip,) = prepare([image(coffee, label="cup", caption="Kaffee ü", columns=columns)])
+    assert (clip.metadata.label, clip.metadata.caption, clip.metadata.columns) == ("cup", "Kaffee ü", columns)
+
+
+def test_clips_that_are_not_wanted_are_filtered_with_their_reason(prepare, bikes, tmp_path):
+    night = tmp_path / "night.png"
+    Image.new("RGB", (64, 64), (3, 3, 3)).save(night)
+    wanted = replace(PROTOCOL, filters=Filters(near_black=8, frozen=255))
+    report, folder, stored = prepare([image(night), video(bikes, 0)], protocol=wanted)
+    assert stored == []
+    assert (report.record.filtered, report.record.rejected) == (2, 0)
+    assert report.record.reasons == {"near_black": 1, "frozen": 1}
+    assert {row.outcome for row in read_outcomes(folder, report.record.outcomes.path)} == {"filtered"}
+
+
+def test_a_retry_makes_the_shard_that_there_would_have_been(prepare, bikes, coffee, truncated, tmp_path):
+    late = tmp_path / "late.png"
+    clips = [image(truncated), image(late), image(coffee), video(bikes, 1)]
+    shutil.copy(coffee, late)
+    _, folder, _ = prepare(clips, "peace")
+    peace = contents(folder)
+    late.unlink()
+    _, folder, _ = prepare(clips)
+    fail_as(folder, "unreadable")
+    shutil.copy(coffee, late)
+    report, folder, _ = prepare(clips, retry=True)
+    assert (report.record.stored, report.record.rejected) == (3, 1)
+    assert contents(folder) == peace
+
+
+def test_a_retry_that_fails_again_counts_its_attempts_and_keeps_the_rest(prepare, coffee, truncated, tmp_path):
+    clips = [image(truncated), image(tmp_path / "absent.png"), image(coffee)]
+    _, folder, _ = prepare(clips)
+    fail_as(folder, "unreadable")
+    before = contents(folder)
+    report, folder, _ = prepare(clips, retry=True)
+    path = report.record.outcomes.path
+    rows = list(read_outcomes(folder, path))
+    assert [(row.reason, row.attempts) for row in rows] == [("corrupt", 1), ("missing", 2)]
+    assert {name for name, data in contents(folder).items() if data != before[name]} == {path, ledger_file(0)}
+
+
+def test_a_retry_does_not_keep_what_is_damaged(prepare, coffee, bikes):
+    clips = [image(coffee), video(bikes, 0)]
+    report, folder, _ = prepare(clips)
+    before = contents(folder)
+    data = bytearray(before[report.record.file.path])
+    data[len(data) // 2] ^= 1
+    folder.write_bytes(report.record.file.path, bytes(data))
+    prepare(clips, retry=True)
+    assert contents(folder) == before
+
+
+def fail_as(folder, reason):
+    """Say of the clips of missing files that they failed for a reason that may pass."""
+    (record,) = read_ledger(folder).values()
+    rows = [
+        replace(row, reason=reason, transient=True) if row.reason == "missing" else row
+        for row in read_outcomes(folder, record.outcomes.path)
+    ]
+    shard = PlannedShard(index=0, bucket=BUCKET, num_clips=record.planned)
+    commit_shard(folder, shard, file=record.file, stored=record.stored, outcomes=rows, sums={})

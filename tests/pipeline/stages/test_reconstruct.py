@@ -31,6 +31,7 @@ def audit(tmp_path, tokenizer_url):
             output=output,
             tokenizer_url=tokenizer,
             inference=Inference(batch_size=4),
+            passed={},
             metrics=METRICS,
         )
         shard = PlannedShard(index=0, bucket="grid=2x2x2", num_clips=num_clips, sources=tuple(sources))

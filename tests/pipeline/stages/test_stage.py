@@ -6,11 +6,11 @@ import pytest
 
 from pipeline.media.reject import RejectClip
 from pipeline.stages.stage import StepClock, reject_clip, reject_row
-from schemas.outcome import Outcome, Reason, Stage
+from schemas.outcome import Reason, Stage, outcome_of
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_a_row_says_what_the_reject_said_and_only_file_systems_are_tried_again(reason):
+def test_a_row_says_what_the_reject_said_and_whether_to_try_again(reason):
     row = reject_row(
         RejectClip(reason, "because"),
         key="a-1",
@@ -19,8 +19,8 @@ def test_a_row_says_what_the_reject_said_and_only_file_systems_are_tried_again(r
         end_seconds=1.0,
         stage=Stage.DECODE,
     )
-    assert (row.outcome, row.stage, row.reason, row.message) == (Outcome.REJECTED, Stage.DECODE, reason, "because")
-    assert row.transient == (reason is Reason.UNREADABLE)
+    assert (row.outcome, row.stage, row.reason, row.message) == (outcome_of(reason), Stage.DECODE, reason, "because")
+    assert row.transient == (reason in (Reason.UNREADABLE, Reason.DECODER_TIMEOUT))
     assert row.attempts == 1
 
 

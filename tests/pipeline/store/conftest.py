@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.store.clipshard import Clip, ClipShardWriter, PixelCodec
+from pipeline.media.source import Media, MediaKind
+from pipeline.store.clipshard import Clip, ClipShardWriter, PixelCodec, code_clip
 from pipeline.store.files import Folder
 from pipeline.store.index import close_store
 from pipeline.store.ledger import OutcomeRow, commit_shard, write_outcomes
@@ -50,10 +51,16 @@ def clip_metadata() -> Callable[..., ClipMetadata]:
             "source_height": 480,
             "source_width": 640,
             "orientation": 1,
+            "pixel_aspect": 1.0,
+            "color": "srgb",
+            "interlaced": False,
             "crop_left": 80.0,
             "crop_top": 0.0,
             "crop_right": 560.0,
             "crop_bottom": 480.0,
+            "label": None,
+            "caption": None,
+            "columns": {},
         }
         return ClipMetadata(**values | changes)  # type: ignore[arg-type]
 
@@ -94,14 +101,8 @@ def planned_clip() -> Callable[[str], PlannedClip]:
     """A planned image by key."""
 
     def make(key: str) -> PlannedClip:
-        return PlannedClip(
-            key=key,
-            media_uri=f"/media/{key}.png",
-            kind="image",
-            clip_index=0,
-            start_seconds=None,
-            end_seconds=None,
-        )
+        media = Media(uri=f"/media/{key}.png", kind=MediaKind.IMAGE, size_bytes=5, version="1")
+        return PlannedClip(key=key, media=media, clip_index=0, first_frame=None)
 
     return make
 
@@ -110,10 +111,10 @@ def planned_clip() -> Callable[[str], PlannedClip]:
 def clip_store(tmp_path: Path, photograph, clip_metadata, outcome_row, planned_clip) -> Folder:
     """A finished clip store: 7 images in 3 shards, one of them rejected while decoding and one while planning."""
     folder = Folder(str(tmp_path / "clips"))
-    writer = ClipPlanWriter(folder, shard_size=3)
-    for number in range(7):
-        writer.add("grid=1x2x2", planned_clip(f"clip-{number}"))
-    writer.finish()
+    with ClipPlanWriter(folder, shard_size=3) as writer:
+        for number in range(7):
+            writer.add("grid=1x2x2", planned_clip(f"clip-{number}"))
+        writer.finish()
     ended = [outcome_row("empty", stage=Stage.PLAN, reason=Reason.EMPTY_FILE)]
     files = [write_outcomes(folder, PLAN_OUTCOMES_FILE, ended), *writer.files]
     counts = PlanCounts(media=8, clips=7, rejected=1, reasons={Reason.EMPTY_FILE: 1})
@@ -123,14 +124,15 @@ def clip_store(tmp_path: Path, photograph, clip_metadata, outcome_row, planned_c
     for shard in plan.shards:
         outcomes = []
         with folder.stage(shard.name + ".tar") as staged:
-            tar = ClipShardWriter(staged.stream, PixelCodec(name="png"))
-            for clip in read_planned_clips(folder, shard):
-                number = int(clip.key[-1])
+            tar = ClipShardWriter(staged.stream)
+            for planned in read_planned_clips(folder, shard):
+                number = int(planned.key[-1])
                 if number == 4:
-                    outcomes.append(outcome_row(clip.key, media_uri=clip.media_uri))
+                    outcomes.append(outcome_row(planned.key, media_uri=planned.media.uri))
                     continue
                 pixels = photograph[:, 16 * number :][:, :16, :16]
-                tar.write(Clip(pixels=pixels, metadata=clip_metadata(clip.key, media_uri=clip.media_uri)))
+                clip = Clip(pixels=pixels, metadata=clip_metadata(planned.key, media_uri=planned.media.uri))
+                tar.write(code_clip(clip, PixelCodec(name="png")))
             tar.close()
             file = staged.commit()
         records.append(commit_shard(folder, shard, file=file, stored=tar.num_clips, outcomes=outcomes, sums={}))

@@ -10,16 +10,16 @@ import pytest
 import webdataset
 from PIL import Image
 
-from pipeline.store.clipshard import Clip, ClipShardWriter, PixelCodec, read_clips, read_keys
+from pipeline.store.clipshard import Clip, ClipShardWriter, PixelCodec, code_clip, read_clips, read_coded, read_keys
 
 CODECS = (PixelCodec(name="raw"), PixelCodec(name="png"), PixelCodec())
 
 
 def write(clips, codec):
     stream = io.BytesIO()
-    writer = ClipShardWriter(stream, codec)
+    writer = ClipShardWriter(stream)
     for clip in clips:
-        writer.write(clip)
+        writer.write(code_clip(clip, codec))
     writer.close()
     assert writer.num_clips == len(clips)
     return stream.getvalue()
@@ -117,6 +117,16 @@ def test_pixels_that_do_not_lie_in_one_block_are_written_as_they_look(clip):
     columns_first = Clip(pixels=np.asfortranarray(turned), metadata=clip.metadata)
     for codec in CODECS:
         assert write([strided], codec) == write([packed], codec) == write([columns_first], codec)
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.name)
+def test_clips_copied_as_they_stand_make_the_same_bytes(clips, codec):
+    data, copy = write(clips, codec), io.BytesIO()
+    writer = ClipShardWriter(copy)
+    for coded in read_coded(io.BytesIO(data), where="shard.tar"):
+        writer.write(coded)
+    writer.close()
+    assert copy.getvalue() == data
 
 
 def test_a_shard_of_no_clips_reads_as_none():

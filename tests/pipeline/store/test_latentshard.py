@@ -40,11 +40,15 @@ def write(clip_metadata):
     def write(form, dtype, values):
         stream = io.BytesIO()
         if form == "tar":
-            writer = TarLatentWriter(stream, columns=COLUMNS, dtype=dtype)
+            writer = TarLatentWriter(stream, passed=PASSED, columns=COLUMNS, dtype=dtype)
         else:
-            writer = ParquetLatentWriter(stream, latent_schema(shape=SHAPE, dtype=dtype, columns=COLUMNS))
+            writer = ParquetLatentWriter(
+                stream, latent_schema(passed=PASSED, shape=SHAPE, dtype=dtype, columns=COLUMNS), passed=PASSED
+            )
         for number, arrays in enumerate(values):
-            writer.write(clip_metadata(f"clip-{number}", (4, 8, 8, 3)), arrays)
+            writer.write(
+                clip_metadata(f"clip-{number}", (4, 8, 8, 3), columns={"score": number, "tags": ["ü", None]}), arrays
+            )
         writer.close()
         assert writer.num_clips == len(values)
         return stream.getvalue()
@@ -57,6 +61,7 @@ def read(form, dtype, data):
     return list(rows)
 
 
+PASSED = {"score": "float64", "tags": "json", "absent": "bool"}
 CASES = list(itertools.product(FORMATS, DTYPES))
 
 
@@ -79,9 +84,11 @@ def test_the_same_clips_are_the_same_bytes(write, form, dtype):
 @pytest.mark.parametrize("form", FORMATS)
 def test_the_metadata_comes_back(write, clip_metadata, form):
     (rows,) = read(form, "float16", write(form, "float16", latents("float16", 3)))
-    assert list(rows.columns) == [column.name for column in CLIP_COLUMNS]
+    assert list(rows.columns) == [*(column.name for column in CLIP_COLUMNS), *PASSED]
     for number in range(3):
         expected = clip_metadata(f"clip-{number}", (4, 8, 8, 3)).to_json()
+        del expected["columns"]
+        expected |= {"score": float(number), "tags": '["ü", null]', "absent": None}
         assert {name: values[number] for name, values in rows.columns.items()} == expected
 
 
@@ -98,7 +105,7 @@ def test_cells_stand_in_the_file_as_they_are(write):
     values = latents("bfloat16", 3)
     data = write("parquet", "bfloat16", values)
     assert b"".join(arrays["mean"].tobytes() for arrays in values) in data
-    column = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(len(CLIP_COLUMNS))
+    column = pq.ParquetFile(io.BytesIO(data)).metadata.row_group(0).column(len(CLIP_COLUMNS) + len(PASSED))
     assert (column.path_in_schema, column.compression) == ("mean", "UNCOMPRESSED")
     assert "RLE_DICTIONARY" not in column.encodings
 

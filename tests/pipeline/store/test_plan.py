@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.media.source import Media, MediaKind
 from pipeline.store.documents import canonical_json, read_json, write_json
 from pipeline.store.files import Folder
 from pipeline.store.plan import (
@@ -34,22 +35,25 @@ SHARDS = (
 
 def clip(number):
     video = number % 2
-    return PlannedClip(
-        key=f"clip-{number}",
-        media_uri=f"/media/Fuchs ü {number}.mp4",
-        kind="video" if video else "image",
-        clip_index=number,
-        start_seconds=number / 3 if video else None,
-        end_seconds=(number + 1) / 3 if video else None,
+    media = Media(
+        uri=f"/media/Fuchs ü {number}.mp4",
+        kind=MediaKind.VIDEO if video else MediaKind.IMAGE,
+        size_bytes=None if video else number,
+        version="",
+        container="/media/a.tar" if video else None,
+        offset=512 * number if video else None,
+        label="fox" if video else None,
+        columns={"score": number / 3, "tags": ["ü", None]} if video else {},
     )
+    return PlannedClip(key=f"clip-{number}", media=media, clip_index=number, first_frame=4 * number if video else None)
 
 
 def planned(folder, choices, shard_size):
     """The shards that clips make whose buckets are chosen by number, and the clips in each as read back."""
-    writer = ClipPlanWriter(folder, shard_size=shard_size)
-    for number, choice in enumerate(choices):
-        writer.add(BUCKETS[choice], clip(number))
-    writer.finish()
+    with ClipPlanWriter(folder, shard_size=shard_size) as writer:
+        for number, choice in enumerate(choices):
+            writer.add(BUCKETS[choice], clip(number))
+        writer.finish()
     return writer.shards, [read_planned_clips(folder, shard) for shard in writer.shards]
 
 
@@ -113,11 +117,26 @@ def test_plan_files_hold_a_bounded_number_of_shards(folder, monkeypatch):
 def test_plan_files_are_written_as_shards_fill(folder, monkeypatch):
     monkeypatch.setattr("pipeline.store.plan.SHARDS_PER_PLAN_FILE", 1)
     monkeypatch.setattr(names, "SHARDS_PER_PLAN_FILE", 1)
-    writer = ClipPlanWriter(folder, shard_size=2)
-    writer.add(BUCKETS[0], clip(0))
-    assert folder.find() == []
-    writer.add(BUCKETS[0], clip(1))
-    assert folder.find() == ["plan/clips-00000.parquet"]
+    with ClipPlanWriter(folder, shard_size=2) as writer:
+        writer.add(BUCKETS[0], clip(0))
+        assert folder.find() == []
+        writer.add(BUCKETS[0], clip(1))
+        assert folder.find() == ["plan/clips-00000.parquet"]
+
+
+@pytest.mark.parametrize("before", [0, 1, 3, 4])
+def test_a_plan_that_grows_keeps_what_it_had(folder, monkeypatch, before):
+    monkeypatch.setattr("pipeline.store.plan.SHARDS_PER_PLAN_FILE", 3)
+    monkeypatch.setattr(names, "SHARDS_PER_PLAN_FILE", 3)
+    shards, contents = planned(folder, [0] * 2 * before, 2)
+    with ClipPlanWriter(folder, shard_size=2, before=shards) as writer:
+        for number in range(100, 105):
+            writer.add(BUCKETS[1], clip(number))
+        writer.finish()
+    assert writer.shards[:before] == shards
+    assert [shard.index for shard in writer.shards] == list(range(before + 3))
+    found = [read_planned_clips(folder, shard) for shard in writer.shards]
+    assert found == [*contents, *([clip(n) for n in numbers] for numbers in ((100, 101), (102, 103), (104,)))]
 
 
 def test_no_clips_are_no_shards(folder):

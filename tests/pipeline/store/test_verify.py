@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.store.clipshard import Clip, ClipShardWriter, PixelCodec
+from pipeline.store.clipshard import Clip, ClipShardWriter, PixelCodec, code_clip
 from pipeline.store.documents import read_json, sealed, write_json
 from pipeline.store.index import close_store, open_store
 from pipeline.store.latentshard import ParquetLatentWriter, TarLatentWriter
@@ -212,9 +212,9 @@ def test_outcomes_of_planning_are_counted(clip_store, outcome_row):
 
 def test_a_shard_whose_hash_is_right_and_whose_clips_do_not_decode_is_named(clip_store, clip_metadata):
     with clip_store.stage("grid=1x2x2/shard-00000002.tar") as staged:
-        writer = ClipShardWriter(staged.stream, PixelCodec())
+        writer = ClipShardWriter(staged.stream)
         wrong = clip_metadata("clip-6", (1, 32, 32, 3))
-        writer.write(Clip(pixels=np.zeros((1, 16, 16, 3), np.uint8), metadata=wrong))
+        writer.write(code_clip(Clip(pixels=np.zeros((1, 16, 16, 3), np.uint8), metadata=wrong), PixelCodec()))
         writer.close()
         file = staged.commit()
     recommit(clip_store, 2, file=file, stored=1)
@@ -246,10 +246,10 @@ def latent_store(request, clip_store, clip_metadata):
     def commit(dtype, values):
         with folder.stage(f"{shard.name}.{request.param}") as staged:
             if request.param == "tar":
-                writer = TarLatentWriter(staged.stream, columns=("mean",), dtype=dtype)
+                writer = TarLatentWriter(staged.stream, passed={}, columns=("mean",), dtype=dtype)
             else:
-                schema = latent_schema(shape=(1, 2, 2, 4), dtype=dtype, columns=("mean",))
-                writer = ParquetLatentWriter(staged.stream, schema)
+                schema = latent_schema(passed={}, shape=(1, 2, 2, 4), dtype=dtype, columns=("mean",))
+                writer = ParquetLatentWriter(staged.stream, schema, passed={})
             for number, value in enumerate(values):
                 writer.write(clip_metadata(f"clip-{number}"), {"mean": value})
             writer.close()

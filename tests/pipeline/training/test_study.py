@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.runs.clips import check_tubelet, clip_shapes
-from pipeline.runs.prepare import PrepareConfig, prepare
+from pipeline.runs.prepare import prepare
+from pipeline.runs.prepare_config import PrepareConfig
 from pipeline.store.claim import claim
 from pipeline.store.files import Folder
 from pipeline.store.index import IndexRow, Store

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from pipeline.runs.prepare import PrepareConfig, prepare
+from pipeline.runs.prepare import prepare
+from pipeline.runs.prepare_config import PrepareConfig
 from pipeline.store.plan import RunRefusedError
 from pipeline.training.config import (
     DataFlags,

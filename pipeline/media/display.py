@@ -1,0 +1,34 @@
+"""How a stored frame is to be displayed: turned, and stretched by the shape of its pixels."""
+
+import struct
+from fractions import Fraction
+
+from av.video.frame import VideoFrame
+
+
+def orientation_of(frame: VideoFrame) -> int:
+    """EXIF orientation that the frame's display matrix asks for; turns that are no quarter go to the nearest."""
+    try:
+        matrix = frame.side_data["DISPLAYMATRIX"]  # type: ignore[typeddict-item]  # PyAV's stub knows no keys
+    except KeyError:
+        return 1
+    # Row vectors: x' = a x + c y, y' = b x + d y, with y downwards.
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return {(False, False): 5, (True, False): 6, (True, True): 7, (False, True): 8}[c < 0, b < 0]
+    return {(False, False): 1, (True, False): 2, (True, True): 3, (False, True): 4}[a < 0, d < 0]
+
+
+def upright_size(frame: VideoFrame) -> tuple[int, int]:
+    """Height and width after the turn."""
+    return (frame.width, frame.height) if orientation_of(frame) >= 5 else (frame.height, frame.width)
+
+
+def upright_aspect(frame: VideoFrame, pixel_aspect: Fraction) -> float:
+    """Width over height of a pixel after the turn: a quarter turn inverts it.
+
+    Args:
+        frame: Gives the turn.
+        pixel_aspect: Of the stored frame, positive.
+    """
+    return float(1 / pixel_aspect if orientation_of(frame) >= 5 else pixel_aspect)

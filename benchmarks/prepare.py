@@ -98,7 +98,7 @@ def measure(runs: int, photos: int, video_copies: int) -> list[Row]:
         ),
         "ffmpeg": lambda media, output: (*_driver("ffmpeg_videos"), media, output, size, fps, workers),
         "Ray read_videos": lambda media, _output: (*_driver("ray_videos"), media, size, fps, workers),
-        "Daft": lambda media, _output: (interpreter("daft"), PREPARERS / "daft_videos.py", media, size, fps),
+        "Daft": lambda media, _output: (interpreter("daft"), PREPARERS / "daft_videos.py", media, size, fps, workers),
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

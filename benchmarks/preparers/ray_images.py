@@ -4,6 +4,7 @@ What one writes by the manual: Pillow decodes (in read_images), resizes (bilinea
 """
 
 import io
+import json
 import sys
 from functools import partial
 from typing import cast
@@ -13,7 +14,7 @@ import ray
 from numpy.typing import NDArray
 from PIL import Image
 
-Row = dict[str, NDArray[np.uint8] | str | bytes | dict[str, str]]
+Row = dict[str, NDArray[np.uint8] | str | bytes]
 
 
 def main() -> None:
@@ -23,7 +24,8 @@ def main() -> None:
     ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.read_images(folder, mode="RGB", include_paths=True)
-    dataset.map(partial(prepared, size=size, quality=quality)).write_webdataset(output, min_rows_per_file=shard_size)
+    samples = dataset.map(partial(prepared, size=size, quality=quality))
+    samples.write_webdataset(output, min_rows_per_file=shard_size, encoder=None)
 
 
 def prepared(row: Row, *, size: int, quality: int) -> Row:
@@ -36,7 +38,7 @@ def prepared(row: Row, *, size: int, quality: int) -> Row:
     buffer = io.BytesIO()
     image.crop((left, top, left + size, top + size)).save(buffer, "JPEG", quality=quality)
     key = path.rsplit("/", 1)[-1].split(".")[0]
-    return {"__key__": key, "jpg": buffer.getvalue(), "json": {"path": path}}
+    return {"__key__": key, "jpg": buffer.getvalue(), "json": json.dumps({"path": path}).encode()}
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def metered(command: Sequence[str | Path], environment: Mapping[str, str]) -> Us
     (Ray's) or dies before them. The larger of the two is given.
 
     Raises:
-        subprocess.CalledProcessError: The command failed; its stderr is in the note.
+        subprocess.CalledProcessError: The command failed; the end of its stderr is in the note.
     """
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         started = time.perf_counter()
@@ -57,7 +57,7 @@ def metered(command: Sequence[str | Path], environment: Mapping[str, str]) -> Us
         stderr.seek(0)
         if process.returncode:
             error = subprocess.CalledProcessError(process.returncode, command)
-            error.add_note(stderr.read()[-4000:])
+            error.add_note(stderr.read()[-2000:])
             raise error
         return Usage(
             wall_seconds=wall_seconds,

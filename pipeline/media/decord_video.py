@@ -6,9 +6,8 @@ What differs from PyAV, found on the clips of the tests (decord 0.6.0 with an FF
 - An untagged matrix is BT.601 at any size, where PyAV takes BT.709 from 720 rows on (36 dB apart on a film).
 - HDR code values come as they are, without a tone map.
 - The display matrix is applied as a turn; a mirror is left out, and `orientation` says so.
-- Frames that an edit list hides are counted as shown, so what comes after them is late.
-- Times are 32-bit floats from the first frame, exact to 0.5 ms up to an hour or two. AVI and some MPEG streams get
-  none: such a media is rejected.
+- Times are 32-bit floats from the first frame, exact to 0.5 ms for an hour or two. AVI, some MPEG streams and edit
+  lists that hide frames get none that ascend: such a media is rejected.
 - Frames of odd height come out sheared: such a media is rejected.
 - AV1 is not known. Of several video streams it chooses for itself; where that has another size, the media is rejected.
 - A frame that does not decode is replaced by another; where decord notices it, the rest of the media is rejected.
@@ -31,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.media.clip_frames import ClipFrames, PrepareFrame
+from pipeline.media.container import open_video
 from pipeline.media.frames import MAX_ROUNDING
 from pipeline.media.guard import MediaLimits
 from pipeline.media.reject import RejectClip
@@ -71,6 +71,8 @@ class _Reader:
             raise RejectClip(Reason.UNKNOWN_FORMAT, f"decord shears frames of odd height, here {stored_height}")
         turn = _TURNS[facts.orientation]
         self.facts = replace(facts, orientation=turn, color=_color(facts))
+        with open_video(file, limits) as video:
+            tick = video.tick
         file.seek(0)
         data = file.read(limits.max_bytes + 1)
         if len(data) > limits.max_bytes:
@@ -85,6 +87,8 @@ class _Reader:
         if not np.isfinite(times).all() or (np.diff(starts) <= 0).any():
             raise RejectClip(Reason.CORRUPT, "decord finds no ascending presentation times")
         self._starts = [Fraction(start) for start in starts.tolist()]
+        # As `FramePlayer`, and what a 32-bit float rounds on top.
+        self._rounding = min(tick / 2, MAX_ROUNDING) + Fraction(float(np.spacing(np.float32(times[-1, 0]))))
         duration = Fraction(float(times[-1, 1])) - Fraction(float(times[-1, 0]))
         step = self._starts[-1] / (len(self._starts) - 1) if len(self._starts) > 1 else Fraction(0)
         self._end = self._starts[-1] + (duration if duration > 0 else step)
@@ -96,7 +100,7 @@ class _Reader:
                 Reason.SHORT_STREAM,
                 f"the stream ends at {float(self._end):.6f} s, a frame is due at {float(time):.6f} s",
             )
-        return bisect_right(self._starts, time + MAX_ROUNDING) - 1
+        return bisect_right(self._starts, time + self._rounding) - 1
 
     def frame(self, index: int) -> NDArray[np.uint8]:
         """[H, W, 3] RGB, turned."""

@@ -3,12 +3,14 @@
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import fsspec
 from fsspec.asyn import sync
 from fsspec.config import conf
-from fsspec.implementations.http import HTTPFileSystem
+
+if TYPE_CHECKING:
+    from fsspec.implementations.http import HTTPFileSystem
 
 _MEMORY_BYTES = 8 * 2**20
 """Beyond this a fetched file lies on disk."""
@@ -66,7 +68,7 @@ def _temporary_file() -> BinaryIO:
     return cast(BinaryIO, tempfile.SpooledTemporaryFile(max_size=_MEMORY_BYTES))
 
 
-def _file_system(timeout_seconds: float) -> HTTPFileSystem:
+def _file_system(timeout_seconds: float) -> "HTTPFileSystem":
     # Here, and not above: a run without HTTP need not wait for it.
     from aiohttp import ClientTimeout
 
@@ -81,7 +83,7 @@ def _file_system(timeout_seconds: float) -> HTTPFileSystem:
 
 
 async def _fetch(
-    file_system: HTTPFileSystem, url: str, target: BinaryIO, max_bytes: int, headers: Mapping[str, str]
+    file_system: "HTTPFileSystem", url: str, target: BinaryIO, max_bytes: int, headers: Mapping[str, str]
 ) -> int | None:
     """Write the whole file into the target; or, where a range was asked for and given, only tell the file's size."""
     session = await file_system.set_session()

@@ -63,9 +63,9 @@ the whole decode: worst and median PSNR between the two, by how many times the h
 | 3 to 4 | 42.4, 53.3 | 41.8, 53.2 | 41.0, 52.8 |
 | 4 to 8 | 47.4, 55.9 | 46.9, 55.7 | 46.3, 55.4 |
 
-"box" falls to 30 dB and must not be combined with it. Nor are smaller decodes: 2/8 and 1/8 fall to 41.0 and 39.4 dB even
-where they are 5 times larger. Nor 3/8 and 5/8 to 7/8: libjpeg has no vector code for them, which makes the last three
-slower than the whole. Nor profiles that change pixels, which mix colours otherwise (XYB: 29 dB).
+"box" falls to 30 dB and must not be combined with it. Nor are smaller decodes: 2/8 and 1/8 fall to 41.0 and 39.4 dB
+even where they are 5 times larger. Nor 3/8 and 5/8 to 7/8: libjpeg has no vector code for them, which makes the last
+three slower than the whole. Nor profiles that change pixels, which mix colours otherwise (XYB: 29 dB).
 """
 
 DECODING = (

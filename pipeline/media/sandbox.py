@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from pipeline.media.reject import RejectClip
 from schemas.outcome import Reason
@@ -126,7 +126,7 @@ class Sandbox(Generic[Request, Result]):
                     skip -= 1
                     continue
                 given += 1
-                yield message.result
+                yield cast(Result, message.result)
             elif message.error is not None:
                 raise message.error
             else:

@@ -6,15 +6,16 @@ from typing import BinaryIO
 import av
 from av.filter import Graph
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 
-from pipeline.media.container import check_pixels, open_video
+from pipeline.media.container import AV_FAILURES, check_pixels, failure_message, open_video
 from pipeline.media.frames import Shows
 from pipeline.media.guard import MediaLimits
 from pipeline.media.reject import RejectClip
 from schemas.outcome import Reason
 
-_Layout = tuple[int, int, str]
-"""Height, width and pixel format."""
+# What the filter reads without a conversion of its own, which would fail on tags that nobody knows. It compares luma.
+_FORMAT = "yuv420p"
 
 
 def scene_cuts(file: BinaryIO, limits: MediaLimits, threshold: float) -> list[Fraction]:
@@ -37,8 +38,9 @@ def scene_cuts(file: BinaryIO, limits: MediaLimits, threshold: float) -> list[Fr
     cuts: list[Fraction] = []
     with open_video(file, limits) as video:
         zero_seconds: Fraction | None = None
-        layout: _Layout | None = None
+        size: tuple[int, int] | None = None
         graph = Graph()
+        reformatter = VideoReformatter()
         for show in Shows(video):
             if show.frame is None:
                 continue
@@ -48,10 +50,14 @@ def scene_cuts(file: BinaryIO, limits: MediaLimits, threshold: float) -> list[Fr
             seconds = show.start_seconds - zero_seconds
             if seconds > limits.max_duration_seconds:
                 raise RejectClip(Reason.TOO_LARGE, f"{float(seconds)} s, limit {limits.max_duration_seconds}")
-            before, layout = layout, (show.frame.height, show.frame.width, show.frame.format.name)
-            if layout != before:
-                graph = _scene_graph(show.frame, threshold)
-            is_cut = _passes(graph, show.frame) or (before is not None and before[:2] != layout[:2])
+            before, size = size, (show.frame.height, show.frame.width)
+            try:
+                frame = reformatter.reformat(show.frame, format=_FORMAT, threads=1)
+                if size != before:
+                    graph = _scene_graph(frame, threshold)
+                is_cut = _passes(graph, frame) or before not in (None, size)
+            except AV_FAILURES as error:
+                raise RejectClip(Reason.CORRUPT, failure_message(error)) from error
             if is_cut and seconds > (cuts[-1] if cuts else 0):
                 cuts.append(seconds)
     return cuts

@@ -135,13 +135,13 @@ def decode_clips(
     for before, after in itertools.pairwise(spans):
         if after.start_seconds < before.end_seconds:
             raise ValueError(f"spans: clip {after.index} starts before the end of clip {before.index}")
+    if not spans:
+        return
     if decoder == "decord":
         # Only where asked for: it brings another FFmpeg into the process.
         from pipeline.media.decord_video import decord_clips
 
         yield from decord_clips(file, spans, limits, prepare_frame)
-        return
-    if not spans:
         return
     num_given = 0
     try:

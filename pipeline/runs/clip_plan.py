@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from pipeline.media.keys import clip_key
+from pipeline.media.retry import RetryPolicy
 from pipeline.runs.survey import MediaSpool, probed
 from pipeline.stages.probe import Probed
 from pipeline.stages.protocol import ClipProtocol
@@ -25,13 +26,14 @@ def plan_clips(
     *,
     identity: Mapping[str, object],
     shard_size: int,
+    policy: RetryPolicy,
     num_workers: int,
 ) -> Plan:
     """Probe every media on the cluster and lay its clips into shards, in the media's order."""
     files = [spool.save(output, MEDIA_FILE)]
     layout = _Layout(spool, protocol)
     with ClipPlanWriter(output, shard_size=shard_size) as writer:
-        found = probed(spool, output, MEDIA_FILE, protocol, num_workers=num_workers)
+        found = probed(spool, output, MEDIA_FILE, protocol, policy=policy, num_workers=num_workers)
         ended = write_outcomes(output, PLAN_OUTCOMES_FILE, layout.lay(found, writer))
         writer.finish()
     files += [*writer.files, *([ended] if ended else [])]
@@ -93,7 +95,9 @@ def report_buckets(buckets: Mapping[str, int], shard_size: int) -> None:
         logger.warning("prepare: buckets that do not fill one shard of %d: %s", shard_size, ", ".join(small))
 
 
-def retried_plan(plan: Plan, spool: MediaSpool, output: Folder, protocol: ClipProtocol, *, num_workers: int) -> Plan:
+def retried_plan(
+    plan: Plan, spool: MediaSpool, output: Folder, protocol: ClipProtocol, *, policy: RetryPolicy, num_workers: int
+) -> Plan:
     """The plan after media that had ended while planning were probed once more: their clips are in new shards.
 
     Args:
@@ -101,6 +105,7 @@ def retried_plan(plan: Plan, spool: MediaSpool, output: Folder, protocol: ClipPr
         spool: Media with an outcome in the plan that another attempt may change.
         output: The folder.
         protocol: The plan's.
+        policy: How media are read.
         num_workers: Of the probe.
     """
     again = {media.uri for media in spool}
@@ -111,7 +116,7 @@ def retried_plan(plan: Plan, spool: MediaSpool, output: Folder, protocol: ClipPr
     shard_size = plan.identity["shard_size"]
     assert isinstance(shard_size, int)
     with ClipPlanWriter(output, shard_size=shard_size, before=plan.shards) as writer:
-        found = probed(spool, output, saved.path, protocol, num_workers=num_workers)
+        found = probed(spool, output, saved.path, protocol, policy=policy, num_workers=num_workers)
         ended = [replace(row, attempts=row.attempts + attempts[row.media_uri]) for row in layout.lay(found, writer)]
         writer.finish()
     outcomes = [*kept, *ended]

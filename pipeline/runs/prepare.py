@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from pipeline.media.listing import MediaListing
+from pipeline.media.retry import RetryPolicy
 from pipeline.runs.clip_plan import plan_clips
 from pipeline.runs.cluster import default_workers
 from pipeline.runs.planned import Job, RunSummary, run_planned
@@ -66,11 +67,12 @@ def prepare_spool(
             protocol,
             identity=identity,
             shard_size=config.shard_size,
+            policy=config.reads.policy(),
             num_workers=prepare_workers(config.num_workers).count,
         )
 
     return run_planned(
-        prepare_job(identity, output, protocol, num_workers=config.num_workers),
+        prepare_job(identity, output, protocol, policy=config.reads.policy(), num_workers=config.num_workers),
         make_plan=make_plan,
         config=config,
         output=output,
@@ -89,6 +91,7 @@ def prepare_job(
     output: Folder,
     protocol: ClipProtocol,
     *,
+    policy: RetryPolicy,
     num_workers: int,
     retry: bool = False,
 ) -> Job:
@@ -101,7 +104,7 @@ def prepare_job(
         name="prepare",
         store_format=CLIP_STORE_FORMAT,
         identity=identity,
-        make_stage=partial(PrepareShard, output=output, protocol=protocol, retry=retry),
+        make_stage=partial(PrepareShard, output=output, protocol=protocol, policy=policy, retry=retry),
         workers=partial(prepare_workers, num_workers),
         describe=describe,
     )

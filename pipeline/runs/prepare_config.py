@@ -5,8 +5,9 @@ from typing import Literal
 
 from pipeline.media.bucket import aspect_sizes, parse_sizes
 from pipeline.media.guard import MediaLimits
-from pipeline.media.listing import ColumnNames
+from pipeline.media.columns import ColumnNames
 from pipeline.media.resize import Kernel, ResizeProtocol
+from pipeline.media.retry import RetryPolicy
 from pipeline.media.span import SpanPolicy, parse_fps
 from pipeline.stages.protocol import ClipProtocol, Decoder, Filters
 from pipeline.store.clipshard import CodecName, PixelCodec, Subsampling
@@ -32,6 +33,27 @@ class InputFlags:
         """The same for the listing."""
         return ColumnNames(
             media=self.media_column, caption=self.caption_column, label=self.label_column, kind=self.media_kind
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadFlags:
+    """How long failing servers and disks are borne with; changes no byte of what they give in the end."""
+
+    read_attempts: int = 4
+    """Times that a read is tried before its media is rejected as `unreadable`."""
+    read_backoff_s: float = 0.5
+    """Wait before the second attempt; each further one waits twice as long, to 20 s."""
+    read_timeout_s: float = 60.0
+    """Without a byte from an HTTP server, after which an attempt has failed."""
+
+    def policy(self) -> RetryPolicy:
+        """The same for who opens media."""
+        return RetryPolicy(
+            attempts=self.read_attempts,
+            base_seconds=self.read_backoff_s,
+            max_seconds=max(20.0, self.read_backoff_s),
+            timeout_seconds=self.read_timeout_s,
         )
 
 
@@ -87,6 +109,7 @@ class PrepareConfig:
     spans: SpanFlags = field(default_factory=SpanFlags)
     filters: Filters = field(default_factory=Filters)
     limits: MediaLimits = field(default_factory=MediaLimits)
+    reads: ReadFlags = field(default_factory=ReadFlags)
     shard_size: int = 1024
     """Clips of one shard."""
     num_workers: int = 0
@@ -119,6 +142,7 @@ class PrepareConfig:
         if (self.spans.clips == "around") != (self.spans.timestamp_column is not None):
             raise ValueError("--clips around and --timestamp-column: expected both or neither")
         self.protocol()
+        self.reads.policy()
 
     def protocol(self) -> ClipProtocol:
         """What the flags make of media.

@@ -1,7 +1,7 @@
 """Retry rejects: what a clip store rejected for a reason that may have passed is tried once more, and merged."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow.parquet as pq
 
@@ -10,6 +10,7 @@ from pipeline.runs.clip_plan import retried_plan
 from pipeline.runs.cluster import connect
 from pipeline.runs.planned import RunSummary, held, work_and_close
 from pipeline.runs.prepare import prepare_job, prepare_workers
+from pipeline.runs.prepare_config import ReadFlags
 from pipeline.runs.record import StartClock
 from pipeline.runs.survey import MediaSpool
 from pipeline.stages.protocol import ClipProtocol
@@ -26,6 +27,7 @@ class RetryConfig:
 
     store: str
     """Folder of a clip store: path or URL."""
+    reads: ReadFlags = field(default_factory=ReadFlags)
     num_workers: int = 0
     """Workers; 0 fills the cluster."""
     break_claim: bool = False
@@ -52,7 +54,7 @@ def retry_rejects(config: RetryConfig, *, clock: StartClock | None = None) -> Ru
         raise ValueError(f"{output.url}: got {plan.job if plan else 'no plan'}, expected a store of prepare_corpus")
     preprocessing = plan.identity["preprocessing"]
     assert isinstance(preprocessing, dict)
-    protocol = ClipProtocol.from_json(preprocessing)
+    protocol, policy = ClipProtocol.from_json(preprocessing), config.reads.policy()
     with held(output, job="retry", config=config, clock=clock, break_claim=config.break_claim) as record:
         committed = read_ledger(output)
         faulty = {index for index, shard in committed.items() if TRANSIENT_REASONS & shard.reasons.keys()}
@@ -63,8 +65,8 @@ def retry_rejects(config: RetryConfig, *, clock: StartClock | None = None) -> Ru
                 connect()
             with record.phase("plan"), MediaSpool(_unplanned(output), protocol) as spool:
                 num_workers = prepare_workers(config.num_workers).count
-                plan = retried_plan(plan, spool, output, protocol, num_workers=num_workers)
-        job = prepare_job(plan.identity, output, protocol, num_workers=config.num_workers, retry=True)
+                plan = retried_plan(plan, spool, output, protocol, policy=policy, num_workers=num_workers)
+        job = prepare_job(plan.identity, output, protocol, policy=policy, num_workers=config.num_workers, retry=True)
         pending = [shard for shard in plan.shards if shard.index in faulty or shard.index not in committed]
         return work_and_close(job, plan, output, record, committed=committed, pending=pending)
 

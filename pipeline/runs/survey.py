@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pipeline.media.keys import media_key
 from pipeline.media.reject import RejectClip
 from pipeline.media.repeats import Repeats
+from pipeline.media.retry import RetryPolicy
 from pipeline.media.sandbox import Sandbox
 from pipeline.media.similar import near_repeats
 from pipeline.media.source import Media
@@ -107,7 +108,13 @@ class MediaSpool:
 
 
 def probed(
-    spool: MediaSpool, output: Folder, path: str, protocol: ClipProtocol, *, num_workers: int
+    spool: MediaSpool,
+    output: Folder,
+    path: str,
+    protocol: ClipProtocol,
+    *,
+    policy: RetryPolicy,
+    num_workers: int,
 ) -> Iterator[Probed | OutcomeRow]:
     """What becomes of each media of a spool, in its order: the clips it gives, or its outcome.
 
@@ -116,10 +123,11 @@ def probed(
         output: Folder that the cluster can read.
         path: Where the spool was saved in it.
         protocol: How clips are made.
+        policy: How media are read.
         num_workers: At most.
     """
     units = [unit for unit, to_open in enumerate(spool.to_open) if to_open]
-    opened = _opened(units, partial(_Prober, output, path, protocol), num_workers)
+    opened = _opened(units, partial(_Prober, output, path, protocol, policy), num_workers)
     found = _probed(spool, opened, protocol)
     return found if protocol.filters.duplicates == "keep" else _without_repeats(found, spool, protocol.filters)
 
@@ -174,10 +182,10 @@ class _ProbeWorker:
 class _Prober:
     """Probes the media of a unit."""
 
-    def __init__(self, output: Folder, path: str, protocol: ClipProtocol) -> None:
+    def __init__(self, output: Folder, path: str, protocol: ClipProtocol, policy: RetryPolicy) -> None:
         self._output = output
         self._path = path
-        self._sandbox = Sandbox(partial(ProbeMedia, protocol), timeout_s=protocol.limits.timeout_s)
+        self._sandbox = Sandbox(partial(ProbeMedia, protocol, policy), timeout_s=protocol.limits.timeout_s)
 
     def __call__(self, unit: int) -> list[Probed | OutcomeRow]:
         group, place = divmod(unit, _GROUP_UNITS)

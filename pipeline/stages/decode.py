@@ -11,6 +11,7 @@ from pipeline.media.image import decode_image
 from pipeline.media.motion import is_frozen, is_near_black
 from pipeline.media.reject import RejectClip
 from pipeline.media.resize import CropBox, resize_frames
+from pipeline.media.retry import RetryPolicy
 from pipeline.media.source import MediaKind, MediaOpener, sha256_of
 from pipeline.media.span import ClipSpan
 from pipeline.media.video import decode_clips
@@ -33,9 +34,9 @@ class PlannedMedia:
 class DecodeMedia:
     """From the planned clips of one media to as many results, in order."""
 
-    def __init__(self, protocol: ClipProtocol) -> None:
+    def __init__(self, protocol: ClipProtocol, policy: RetryPolicy) -> None:
         self._protocol = protocol
-        self._opener = MediaOpener()
+        self._opener = MediaOpener(policy=policy)
 
     def __call__(self, planned: PlannedMedia) -> Iterator[CodedClip | RejectClip]:
         """One result for each clip.
@@ -87,7 +88,8 @@ class DecodeMedia:
             kernel = protocol.resize.kernel
             resized = resize_frames(frame[np.newaxis], planned.size, kernel, pixel_aspect=pixel_aspect)
             crop = resized.crop
-            return resized.pixels[0]
+            (pixels,) = resized.pixels
+            return pixels
 
         spans = [_span(row, protocol) for row in rows]
         with self._opener.open(rows[0].media) as file:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from pipeline.media.reject import RejectClip
+from pipeline.media.retry import RetryPolicy
 from pipeline.media.sandbox import Sandbox
 from pipeline.stages.decode import DecodeMedia, PlannedMedia
 from pipeline.stages.protocol import ClipProtocol
@@ -14,25 +15,27 @@ from pipeline.store.clipshard import ClipShardWriter, CodedClip, read_coded
 from pipeline.store.files import Folder
 from pipeline.store.ledger import OutcomeRow, commit_shard, read_outcomes, read_record
 from pipeline.store.plan import PlannedClip, PlannedShard, read_planned_clips
+from schemas.metadata import ledger_file
 from schemas.outcome import Stage
 
 
 class PrepareShard:
     """Every clip of a planned shard, written as one tar."""
 
-    def __init__(self, *, output: Folder, protocol: ClipProtocol, retry: bool = False) -> None:
+    def __init__(self, *, output: Folder, protocol: ClipProtocol, policy: RetryPolicy, retry: bool = False) -> None:
         """Make the stage of one worker.
 
         Args:
             output: The clip store.
             protocol: How clips are made.
+            policy: How media are read.
             retry: Take up committed shards again: keep what they hold, and try once more what was rejected for a
                 reason that may have passed. The file becomes what it would have been without those rejects.
         """
         self._output = output
         self._protocol = protocol
         self._retry = retry
-        self._sandbox = Sandbox(partial(DecodeMedia, protocol), timeout_s=protocol.limits.timeout_s)
+        self._sandbox = Sandbox(partial(DecodeMedia, protocol, policy), timeout_s=protocol.limits.timeout_s)
 
     def __call__(self, shard: PlannedShard) -> ShardReport:
         """Decode, write and commit one shard."""
@@ -50,6 +53,9 @@ class PrepareShard:
                     outcomes.append(result if isinstance(result, OutcomeRow) else self._ended(row, result))
             with clock.step("commit"):
                 writer.close()
+                if self._retry:
+                    # From here to its new record the shard is not committed: a run that goes on makes it afresh.
+                    self._output.remove(ledger_file(shard.index))
                 file = staged.commit() if writer.num_clips else None
         with clock.step("commit"):
             record = commit_shard(self._output, shard, file=file, stored=writer.num_clips, outcomes=outcomes, sums={})

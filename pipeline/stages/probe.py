@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pipeline.media.image import decode_image, probe_image
 from pipeline.media.keys import media_key
 from pipeline.media.reject import RejectClip
+from pipeline.media.retry import RetryPolicy
 from pipeline.media.scenes import scene_cuts
 from pipeline.media.similar import perceptual_hash
 from pipeline.media.source import Media, MediaKind, MediaOpener, sha256_of
@@ -39,9 +40,9 @@ class Probed:
 class ProbeMedia:
     """Opens a media and says which clips it gives."""
 
-    def __init__(self, protocol: ClipProtocol) -> None:
+    def __init__(self, protocol: ClipProtocol, policy: RetryPolicy) -> None:
         self._protocol = protocol
-        self._opener = MediaOpener()
+        self._opener = MediaOpener(policy=policy)
 
     def __call__(self, media: Media) -> Iterator[Probed]:
         """One result.
@@ -121,7 +122,8 @@ class ProbeMedia:
             (clip,) = decode_clips(file, [span], self._protocol.limits, decoder=self._protocol.decoder)
         if isinstance(clip, RejectClip):
             raise clip
-        return clip.frames[0]
+        frame: NDArray[np.uint8] = clip.frames[0]
+        return frame
 
 
 def probe_unopened(media: Media, protocol: ClipProtocol) -> Probed | None:

@@ -64,6 +64,10 @@ def close_store(
         format_name: One of the formats of `schemas.metadata`.
         details: The format's own keys of `store.json`.
     """
+    named = {record.outcomes.path for record in records if record.outcomes is not None}
+    for path in folder.find("outcomes"):
+        if path not in named:
+            folder.remove(path)  # a retry cured all that it tells of
     index = write_index(folder, records)
     buckets: dict[str, dict[str, int]] = {}
     for shard in records:

@@ -157,7 +157,7 @@ def test_real_profiles_equal_plain_littlecms(data_media):
     for path in sorted(path for path in data_media("images").rglob("*") if path.is_file()):
         try:
             with Image.open(path, formats=("JPEG", "PNG", "AVIF", "WEBP", "TIFF")) as image:
-                if image.mode == "RGB" and "icc_profile" in image.info:
+                if image.mode == "RGB" and "icc_profile" in image.info and image.width < 1000:
                     profiles.setdefault(image.info["icc_profile"], path)
         except (OSError, RuntimeError):
             continue

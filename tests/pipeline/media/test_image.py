@@ -274,7 +274,7 @@ def test_scaled_decoding_costs_no_quality_on_photographs(data_media, kernel):
         theirs = resize_frames(whole.pixels[np.newaxis], (side, side), kernel)
         assert ours.crop == theirs.crop
         found.append(psnr(ours.pixels, theirs.pixels))
-    assert len(found) > 250
+    assert len(found) > 200
     assert min(found) >= 45
     assert np.median(found) >= 50
 

@@ -57,23 +57,43 @@ def test_the_crop_is_the_centre_and_of_the_right_shape(height, width, new_height
     assert abs(rows / (columns * float(aspect)) - 1) <= 1 / min(new_height, new_width)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(8, 90), st.integers(8, 90), SIDES, SIDES, st.integers(1, 8), st.sampled_from(KERNELS))
-def test_equals_one_resize_of_the_whole_by_pillow(height, width, new_height, new_width, eighths, kernel):
-    small = noise(1, -(-height * eighths // 8), -(-width * eighths // 8))
-    kept = resize_frames(small, (new_height, new_width), kernel, source=(height, width)).pixels[0]
+def whole_by_pillow(small, source, size, kernel):
+    """One resize of the whole by Pillow, then the crop; `small` is `source` decoded at m/8, with m by its rows."""
+    (height, width), (new_height, new_width) = source, size
     if new_height * width >= new_width * height:
         whole_height, whole_width = new_height, max(new_width, int(new_height * width / height))
     else:
         whole_height, whole_width = max(new_height, int(new_width * height / width)), new_width
-    whole = Image.fromarray(small[0]).resize(
+    eighths = next(m for m in range(8, 0, -1) if -(-height * m // 8) == small.shape[0])
+    image = Image.fromarray(small).resize(
         (whole_width, whole_height),
         Image.Resampling[kernel.upper()],
         box=(0, 0, width * eighths / 8, height * eighths / 8),
     )
     top, left = round((whole_height - new_height) / 2), round((whole_width - new_width) / 2)
-    expected = np.asarray(whole)[top : top + new_height, left : left + new_width]
-    np.testing.assert_array_equal(kept, expected)
+    return np.asarray(image)[top : top + new_height, left : left + new_width]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(8, 90), st.integers(8, 90), SIDES, SIDES, st.integers(1, 8), st.sampled_from(KERNELS))
+def test_equals_one_resize_of_the_whole(height, width, new_height, new_width, eighths, kernel):
+    source, size = (height, width), (new_height, new_width)
+    small = noise(1, -(-height * eighths // 8), -(-width * eighths // 8))
+    kept = resize_frames(small, size, kernel, source=source).pixels[0]
+    np.testing.assert_array_equal(kept, whole_by_pillow(small[0], source, size, kernel))
+
+
+def test_equals_one_resize_of_the_whole_at_the_sizes_of_photographs():
+    random = np.random.default_rng(0)
+    pixels = noise(1, 600, 900)
+    for _ in range(150):
+        height, width = int(random.integers(40, 601)), int(random.integers(40, 901))
+        size = (int(random.integers(16, 257)), int(random.integers(16, 257)))
+        kernel = KERNELS[random.integers(4)]
+        for side in (size, (size[0], size[0])):
+            frame = pixels[:, :height, :width]
+            kept = resize_frames(frame, side, kernel).pixels[0]
+            np.testing.assert_array_equal(kept, whole_by_pillow(frame[0], (height, width), side, kernel))
 
 
 def test_anamorphic_frames_are_shown_wide():

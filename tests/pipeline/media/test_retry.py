@@ -125,7 +125,7 @@ def test_faults_of_ours_pass_at_once():
 def test_a_reader_never_sees_a_fault_that_passes(serve, kind, ranges):
     """Every third request fails, and reads here and there give what they give of the bytes themselves."""
     with (
-        serve({"a.mp4": BODY}, lambda path, before: kind if before % 3 == 0 else None, ranges=ranges) as server,
+        serve({"a.mp4": BODY}, lambda _path, before: kind if before % 3 == 0 else None, ranges=ranges) as server,
         open_retrying(f"{server.url}/a.mp4", policy=FAST) as file,
     ):
         draw = random.Random(0)
@@ -141,7 +141,7 @@ def test_a_reader_never_sees_a_fault_that_passes(serve, kind, ranges):
 @pytest.mark.parametrize("kind", ["503", "429", "reset", "stall", "short"])
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_fault_that_stays_is_a_transient_reject(serve, kind, ranges):
-    with serve({"a.mp4": BODY}, lambda path, before: kind, ranges=ranges) as server:
+    with serve({"a.mp4": BODY}, lambda _path, _before: kind, ranges=ranges) as server:
         with pytest.raises(RejectClip) as caught, open_retrying(f"{server.url}/a.mp4", policy=FAST) as file:
             file.read()
         assert (caught.value.reason, caught.value.attempts) == (Reason.UNREADABLE, 4)
@@ -150,7 +150,7 @@ def test_a_fault_that_stays_is_a_transient_reject(serve, kind, ranges):
 
 @pytest.mark.parametrize("status", ["401", "403", "404", "410"])
 def test_what_is_not_there_is_asked_for_once(serve, status):
-    with serve({"a.mp4": BODY}, lambda path, before: status) as server:
+    with serve({"a.mp4": BODY}, lambda _path, _before: status) as server:
         with pytest.raises(RejectClip) as caught:
             open_retrying(f"{server.url}/a.mp4", policy=FAST)
         assert (caught.value.reason, caught.value.attempts) == (Reason.MISSING, 1)
@@ -181,9 +181,12 @@ def test_a_file_that_is_another_when_it_is_opened_again(serve):
             return "503"
         return None
 
-    with serve(files, rule) as server, open_retrying(f"{server.url}/a.mp4", policy=FAST) as file:
-        with pytest.raises(RejectClip, match="1000 bytes, had 300000"):
-            file.read()
+    with (
+        serve(files, rule) as server,
+        open_retrying(f"{server.url}/a.mp4", policy=FAST) as file,
+        pytest.raises(RejectClip, match="1000 bytes, had 300000"),
+    ):
+        file.read()
 
 
 @pytest.mark.parametrize(

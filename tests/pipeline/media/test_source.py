@@ -320,3 +320,15 @@ def test_windows_are_plain_files(tar):
         assert isinstance(file, io.BufferedReader)
         with pytest.raises(ValueError, match="expected at least 0"):
             file.seek(-1)
+
+
+def test_a_container_is_opened_once_for_all_its_members(serve, tar):
+    path, members = tar
+    with serve({"a.tar": path.read_bytes()}) as server, MediaOpener(policy=FAST) as opener:
+        container = f"{server.url}/a.tar"
+        for media, body in members:
+            there = Media.from_row(media.to_row() | {"container": container})
+            with opener.open(there) as file:
+                assert file.read() == body
+        # One to learn the size, one for the bytes.
+        assert server.asked == {"a.tar": 2}

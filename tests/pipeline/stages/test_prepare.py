@@ -14,6 +14,7 @@ from pipeline.media.guard import MediaLimits
 from pipeline.media.image import decode_image
 from pipeline.media.keys import clip_key
 from pipeline.media.resize import ResizeProtocol, resize_frames
+from pipeline.media.retry import RetryPolicy
 from pipeline.media.source import Media, MediaKind
 from pipeline.media.span import SpanPolicy
 from pipeline.stages.prepare import PrepareShard
@@ -82,7 +83,7 @@ def prepare(tmp_path):
             for clip in clips:
                 writer.add(BUCKET, clip)
             writer.finish()
-        report = PrepareShard(output=folder, protocol=protocol, retry=retry)(writer.shards[0])
+        report = PrepareShard(output=folder, protocol=protocol, policy=RetryPolicy(), retry=retry)(writer.shards[0])
         stored = []
         if report.record.file is not None:
             with folder.open(report.record.file.path) as stream:

@@ -10,6 +10,7 @@ from PIL import Image
 from pipeline.media.guard import MediaLimits
 from pipeline.media.reject import RejectClip
 from pipeline.media.resize import ResizeProtocol
+from pipeline.media.retry import RetryPolicy
 from pipeline.media.source import Media, MediaKind
 from pipeline.media.span import SpanPolicy
 from pipeline.stages.probe import ProbeMedia, probe_unopened
@@ -38,7 +39,7 @@ def media(path, kind=MediaKind.VIDEO, **described):
 
 
 def probe(entry, **changes):
-    (found,) = ProbeMedia(replace(PROTOCOL, **changes))(entry)
+    (found,) = ProbeMedia(replace(PROTOCOL, **changes), RetryPolicy())(entry)
     return found
 
 

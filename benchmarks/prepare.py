@@ -37,7 +37,7 @@ COMPARED = 300
 """Photographs whose pixels are compared."""
 MIN_PSNR = 25.0
 """Median PSNR in dB to a peer's pixels under which the two do not the same: kernels and chroma differ, pictures not."""
-QUICK = {"runs": 1, "photos": 320, "video_copies": 4}
+QUICK = {"runs": 1, "photos": 160, "video_copies": 4}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ from av.video.reformatter import ColorRange, Colorspace, ColorTrc, Interpolation
 from numpy.typing import NDArray
 
 from pipeline.media.container import AV_FAILURES, failure_message
+from pipeline.media.display import side_data_of
 from pipeline.media.reject import RejectClip
 from pipeline.media.tone_map import Transfer, tone_map
 from schemas.outcome import Reason
@@ -32,6 +33,8 @@ _MATRICES = {
     7: ("smpte240m", Colorspace.SMPTE240M),
     9: ("bt2020", Colorspace.BT2020),
 }
+_COLORSPACES = dict(_MATRICES.values())
+_RANGES = {False: ColorRange.MPEG, True: ColorRange.JPEG}
 # 0 says RGB, which these frames are not; 3 is reserved.
 _UNTAGGED = (0, 2, 3)
 _HD_ROWS = 720
@@ -73,7 +76,8 @@ def color_tags(frame: VideoFrame) -> ColorTags:
     if frame.colorspace in _MATRICES:
         matrix, _ = _MATRICES[frame.colorspace]
         return ColorTags(matrix=matrix, full_range=full_range, transfer=transfer, tagged=True)
-    if frame.colorspace not in _UNTAGGED or _is_dolby_vision(frame):
+    # Dolby Vision's profile 5 leaves its matrix untagged and holds IPT: read as BT.709 it comes out green and purple.
+    if frame.colorspace not in _UNTAGGED or side_data_of(frame, "DOVI_METADATA") is not None:
         raise RejectClip(Reason.UNKNOWN_FORMAT, f"colour matrix {frame.colorspace} of {frame.format.name}")
     matrix = "bt709" if frame.height >= _HD_ROWS else "bt601"
     return ColorTags(matrix=matrix, full_range=full_range, transfer=transfer, tagged=False)
@@ -105,16 +109,3 @@ def to_rgb(frame: VideoFrame, reformatter: VideoReformatter) -> NDArray[np.uint8
     if tags.transfer != "sdr":
         return tone_map(pixels.astype(np.uint16, copy=False), tags.transfer)
     return pixels.astype(np.uint8, copy=False)
-
-
-_COLORSPACES = dict(_MATRICES.values())
-_RANGES = {False: ColorRange.MPEG, True: ColorRange.JPEG}
-
-
-def _is_dolby_vision(frame: VideoFrame) -> bool:
-    # Profile 5 leaves its matrix untagged and holds IPT: read as BT.709 it comes out green and purple.
-    try:
-        frame.side_data["DOVI_METADATA"]  # type: ignore[typeddict-item]  # PyAV's stub knows no keys
-    except KeyError:
-        return False
-    return True

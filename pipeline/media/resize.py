@@ -149,7 +149,7 @@ def resize_frames(
     resampling = _PILLOW_KERNELS[kernel]
     pixels = np.empty((num_frames, *size, 3), np.uint8)
     kept = (left, top, right, bottom)
-    # Where Pillow, too, goes along rows first: all of 39,028 pairs of sizes came out equal (Pillow 13.0).
+    # Where Pillow, too, goes along rows first: all of 41,093 pairs of sizes came out equal (Pillow 13.0).
     rows_first = pixel_aspect == 1 and width >= height and resized_width <= inside_width
     for frame, cut in zip(frames, pixels, strict=True):
         image = Image.fromarray(frame)
@@ -170,7 +170,7 @@ def _by_rows(
     kept: tuple[int, int, int, int],
     resampling: Image.Resampling,
 ) -> Image.Image:
-    """The kept part (left, top, right, bottom) of an image resized to `whole` (width, height), by rows and then columns.
+    """The kept part (left, top, right, bottom) of an image resized to `whole` (width, height): rows, then columns.
 
     Pillow rounds to 8 bits between the two anyway, so two calls make the pixels of one, and the columns that the crop
     drops are spared the second: 1.30 ms for 1.81 ms at 375 x 500 to 256.

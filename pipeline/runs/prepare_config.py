@@ -101,7 +101,7 @@ class PrepareConfig:
     """Filter of the resize; the paper's is bilinear."""
     codec: CodecName = "jpeg"
     """How pixels stand in the shards."""
-    quality: int = 95
+    quality: int = 98
     """JPEG quality, 1 to 100."""
     subsampling: Subsampling = "444"
     """JPEG chroma: whole, or halved across, or both ways."""

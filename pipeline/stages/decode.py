@@ -63,7 +63,9 @@ class DecodeMedia:
         (row,) = planned.clips
         protocol = self._protocol
         data = self._opener.read(row.media, protocol.limits.max_bytes)
-        image = decode_image(data, protocol.limits, cover=planned.size)
+        # The box kernel sees the pixels' own grid, which scaled decoding changes.
+        cover = planned.size if protocol.resize.scaled_decoding else None
+        image = decode_image(data, protocol.limits, cover=cover)
         source = (image.source_height, image.source_width)
         resized = resize_frames(image.pixels[np.newaxis], planned.size, protocol.resize.kernel, source=source)
         yield _clip(

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, cast
 
 from pipeline.media.bucket import bucket_name, clip_grid, parse_bucket
 from pipeline.media.guard import MediaLimits
+from pipeline.media.image import DECODING
 from pipeline.media.resize import Kernel, ResizeProtocol
 from pipeline.media.source import MediaKind
 from pipeline.media.span import SpanPolicy
@@ -85,7 +86,7 @@ class ClipProtocol:
             "sizes": [list(size) for size in self.resize.sizes],
             "resize": self.resize.describe(),
             "kernel": self.resize.kernel,
-            "color": "8-bit sRGB: ICC profiles and the video's own tags applied, alpha on white",
+            "decoding": DECODING,
             "tubelet": str(self.tubelet),
             "num_frames": self.num_frames,
             "fps": str(self.fps),

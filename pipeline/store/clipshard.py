@@ -32,8 +32,8 @@ class PixelCodec:
     """How pixels stand in a shard; part of the fingerprint and of the store's record."""
 
     name: CodecName = "jpeg"
-    quality: int = 95
-    """JPEG only, 1 to 100."""
+    quality: int = 98
+    """JPEG only, 1 to 100. The lowest whose worst photograph lies above what tokenizers reach (README, Clip codecs)."""
     subsampling: Subsampling = "444"
     """JPEG only: chroma kept whole by default, since tokenizers are judged on it."""
 

@@ -259,7 +259,7 @@ def main() -> None:
         default=4,
         help=f"copies of the {len(CLIPS)} clips, a multiple of 4 (default: %(default)s)",
     )
-    parser.add_argument("--quick", action="store_true", help=f"see that it runs: {QUICK}")
+    parser.add_argument("--quick", action="store_true", help=f"see that it runs, speeds mean nothing: {QUICK}")
     arguments = vars(parser.parse_args())
     path, quick = arguments.pop("json"), arguments.pop("quick")
     arguments |= QUICK if quick else {}

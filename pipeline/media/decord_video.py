@@ -2,7 +2,8 @@
 
 What differs from PyAV, found on the clips of the tests (decord 0.6.0 with an FFmpeg of 2020, against PyAV 18.1):
 
-- Pixels are PyAV's to the last bit for 8-bit 4:2:0 of even height; deeper ones are within 48 dB.
+- Pixels are PyAV's to the last bit for 8-bit 4:2:0 of even height; deeper ones differ as the two FFmpegs interpolate
+  chroma (48 dB on a film, 28 dB on noise).
 - An untagged matrix is BT.601 at any size, where PyAV takes BT.709 from 720 rows on (36 dB apart on a film).
 - HDR code values come as they are, without a tone map.
 - The display matrix is applied as a turn; a mirror is left out, and `orientation` says so.

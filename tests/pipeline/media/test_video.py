@@ -127,10 +127,10 @@ def test_a_seek_goes_behind_leading_frames_of_an_open_group(data_media):
 
 
 def test_variable_frame_rate(data_media):
-    path = data_media("videos/pypi/face_noface.mov")
-    pts_seconds, frames = every_frame(path, first=60)
+    path = data_media("videos/mediabunny/cursed-vfr.mp4")
+    pts_seconds, frames = every_frame(path, first=16)
     steps = {later - sooner for sooner, later in itertools.pairwise(pts_seconds)}
-    assert len(steps) > 1
+    assert max(steps) > 4 * min(steps)
     spans = [span for span in whole_clips(pts_seconds[-1]) if span.index % 2 == 0]
     results = clips(path, spans=spans)
     assert len(results) > 1
@@ -223,9 +223,9 @@ def test_a_container_without_an_index_gives_the_same_clips_from_the_start(data_m
 
 
 def test_frames_are_let_go_without_the_garbage_collector(bikes):
-    # It counts objects and not bytes: with PyAV's `frame.side_data` a frame waited for it, and hundreds of them with it.
+    # It counts objects and not bytes: hundreds of frames waited for it where PyAV's `frame.side_data` was used.
     def num_held():
-        return sum(isinstance(held, av.VideoFrame) for held in gc.get_objects())
+        return sum(type(held) is av.VideoFrame for held in gc.get_objects())
 
     spans = whole_clips(10)
     gc.collect()

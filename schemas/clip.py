@@ -12,7 +12,7 @@ USTAR headers, mtime 0, no user or group, mode 0444; KEY matches `KEY_PATTERN`, 
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Self
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,96}")
@@ -60,7 +60,7 @@ class ClipMetadata:
 
     def to_json(self) -> dict[str, object]:
         """The metadata as JSON-ready values."""
-        return asdict(self)
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_json(cls, value: object) -> Self:

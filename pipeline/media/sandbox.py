@@ -6,6 +6,8 @@ becomes a RejectClip of the request it was at, and the next request finds a new 
 
 import fcntl
 import os
+import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing.connection import Connection, Pipe
 from typing import Generic, TypeVar, cast
 
@@ -31,19 +34,15 @@ _CRASHES = 2
 """Deaths of the child after which its request is given up: the first may have come from outside."""
 _AHEAD = 2
 """Requests that the child holds: it begins the next while the results of the last are being written."""
+_AHEAD_BYTES = 32 * 2**10
+"""Largest request that is sent ahead: it must fit into the pipe while the child does not read."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Given(Generic[Result]):
-    """One result."""
+class _Answer:
+    """One result of a request, or the exception that ended it."""
 
-    result: Result
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """The end of a request: of its results, or by an exception."""
-
+    result: object = None
     error: Exception | None = None
 
 
@@ -53,15 +52,23 @@ class Sandbox(Generic[Request, Result]):
     The child starts with the first request, and dies with this process whatever becomes of either.
     """
 
-    def __init__(self, make: Callable[[], Callable[[Request], Iterator[Result]]], *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Callable[[Request], Iterator[Result]]],
+        *,
+        count: Callable[[Request], int],
+        timeout_s: float,
+    ) -> None:
         """Prepare; nothing starts yet.
 
         Args:
             make: Picklable; called once in each child and gives the function: from a request to its results, the same
                 each time.
+            count: How many results a request has.
             timeout_s: Wall time from one result to the next.
         """
         self._make = make
+        self._count = count
         self._timeout_s = timeout_s
         self._child: _Child | None = None
         self._busy = False
@@ -74,12 +81,16 @@ class Sandbox(Generic[Request, Result]):
         """
         if self._busy:
             self.close()  # a run that was left before its end has results on the way
-        waiting = iter(requests)
-        sent: deque[Request] = deque()
+        waiting = ((count := self._count(request), pickle.dumps((request, count))) for request in requests)
+        sent: deque[tuple[int, bytes]] = deque()
+        ahead: tuple[int, bytes] | None = None
         while True:
-            while len(sent) < _AHEAD and (request := next(waiting, None)) is not None:
-                sent.append(request)
-                self._give(request)
+            while len(sent) < _AHEAD and (ahead := ahead or next(waiting, None)) is not None:
+                if sent and len(ahead[1]) > _AHEAD_BYTES:
+                    break
+                sent.append(ahead)
+                self._give(ahead)
+                ahead = None
             self._busy = bool(sent)
             if not sent:
                 return
@@ -96,51 +107,42 @@ class Sandbox(Generic[Request, Result]):
             self._child.kill()
             self._child = None
 
-    def _give(self, request: Request) -> None:
+    def _give(self, request: tuple[int, bytes]) -> None:
         if self._child is None:
             self._child = _Child(self._make)
-        self._child.send(request)
+        self._child.send(request[1])
 
-    def _results(self, sent: deque[Request]) -> Iterator[Result]:
-        crashes = given = skip = 0
-        while True:
+    def _results(self, sent: deque[tuple[int, bytes]]) -> Iterator[Result]:
+        count, _ = sent[0]
+        crashes = told = given = 0
+        while told < count:
             assert self._child is not None
             try:
-                message = self._child.receive(self._timeout_s)
+                answer = self._child.receive(self._timeout_s)
             except EOFError:
                 cause = self._child.cause_of_death()
-                self._restart(sent)
                 crashes += 1
                 if crashes == _CRASHES:
-                    self._forget_first(sent)
-                    raise RejectClip(
-                        Reason.DECODER_CRASHED, f"the decoder's process {cause}", attempts=crashes
-                    ) from None
-                skip = given
+                    self._restart(list(sent)[1:])
+                    message = f"the decoder's process {cause}"
+                    raise RejectClip(Reason.DECODER_CRASHED, message, attempts=crashes) from None
+                self._restart(sent)
+                told = 0
                 continue
             except TimeoutError:
-                self._forget_first(sent)
+                self._restart(list(sent)[1:])
                 raise RejectClip(Reason.DECODER_TIMEOUT, f"nothing was decoded for {self._timeout_s:g} s") from None
-            if isinstance(message, _Given):
-                if skip:
-                    skip -= 1
-                    continue
+            if answer.error is not None:
+                raise answer.error
+            told += 1
+            if told > given:  # the others were given before a crash
                 given += 1
-                yield cast(Result, message.result)
-            elif message.error is not None:
-                raise message.error
-            else:
-                return
+                yield cast(Result, answer.result)
 
-    def _restart(self, sent: deque[Request]) -> None:
+    def _restart(self, requests: Iterable[tuple[int, bytes]]) -> None:
+        """A new child, with the requests that are still to be answered."""
         self.close()
-        for request in sent:
-            self._give(request)
-
-    def _forget_first(self, sent: deque[Request]) -> None:
-        """A new child that is not given the request at hand."""
-        self.close()
-        for request in list(sent)[1:]:
+        for request in requests:
             self._give(request)
 
 
@@ -162,35 +164,36 @@ class _Child:
         os.close(lifeline)
         # A child does not outlive the sandbox that it belongs to.
         self.kill = weakref.finalize(self, _end, self._process, self._pipe, ours)
-        self.send(make)
+        self._poll = select.poll()
+        self._poll.register(self._pipe.fileno(), select.POLLIN)
+        self.send(pickle.dumps(make))
         try:
             ready = self.receive(_START_TIMEOUT_S)
         except (EOFError, TimeoutError):
             self.kill()
             raise RuntimeError("the decoder's process did not start; its error output says why") from None
-        assert isinstance(ready, _Done)
         if ready.error is not None:
             self.kill()
             raise ready.error
 
-    def send(self, item: object) -> None:
+    def send(self, request: bytes) -> None:
         with suppress(OSError):  # it is dead, as the next `receive` will find
-            self._pipe.send(item)
+            self._pipe.send_bytes(request)
 
-    def receive(self, timeout_s: float) -> "_Given[object] | _Done":
-        """The next message.
+    def receive(self, timeout_s: float) -> _Answer:
+        """The next answer.
 
         Raises:
             EOFError: The process died.
             TimeoutError: Nothing came in time.
         """
+        if not self._poll.poll(1000 * timeout_s):
+            raise TimeoutError
         try:
-            if not self._pipe.poll(timeout_s):
-                raise TimeoutError
-            message: _Given[object] | _Done = self._pipe.recv()
+            answer: _Answer = self._pipe.recv()
         except ConnectionResetError:
             raise EOFError from None
-        return message
+        return answer
 
     def cause_of_death(self) -> str:
         code = self._process.wait()
@@ -210,25 +213,36 @@ def _serve(pipe: "Connection[object, object]") -> None:
     """The child's life: requests in, results out, until the other end closes."""
     make = pipe.recv()
     assert callable(make)
-    function: Callable[[object], Iterable[object]] | None = None
-    while True:
-        try:
-            if function is None:
-                function = make()
-                # Decoders write what they think of a file to the terminal; what matters of it is in the reject.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-            else:
-                for result in function(pipe.recv()):
-                    pipe.send(_Given(result))
-        except RejectClip as error:
-            pipe.send(_Done(error))
-        except (EOFError, BrokenPipeError):
-            return
-        except Exception as error:
-            error.add_note("In the decoder's process:\n" + traceback.format_exc())
-            pipe.send(_Done(error))
-        else:
-            pipe.send(_Done())
+    try:
+        function = make()
+    except Exception as error:
+        pipe.send(_Answer(error=_placed(error)))
+        return
+    pipe.send(_Answer())
+    # Decoders write what they think of a file to the terminal; what matters of it is in the reject.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            request, count = cast(tuple[object, int], pipe.recv())
+            try:
+                given = 0
+                for result in islice(function(request), count):
+                    pipe.send(_Answer(result))
+                    given += 1
+                if given < count:
+                    raise RuntimeError(f"a request gave {given} results, expected {count}")
+            except BrokenPipeError:
+                raise
+            except RejectClip as error:
+                pipe.send(_Answer(error=error))
+            except Exception as error:
+                pipe.send(_Answer(error=_placed(error)))
+
+
+def _placed(error: Exception) -> Exception:
+    """With where it was raised, which a pipe does not carry."""
+    error.add_note("In the decoder's process:\n" + traceback.format_exc())
+    return error
 
 
 def _die_with_parent(lifeline: int) -> None:

@@ -175,11 +175,13 @@ class MediaOpener:
             RejectClip: As `open`; `empty_file`; `too_large` beyond `max_bytes`.
         """
         with self.open(media, max_bytes=max_bytes) as file:
-            data = file.read(max_bytes + 1)
+            size_bytes = file.seek(0, io.SEEK_END)
+            if size_bytes > max_bytes:
+                raise RejectClip(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
+            file.seek(0)
+            data = file.read(size_bytes)  # not `max_bytes`: so much would be allocated first
         if not data:
             raise RejectClip(Reason.EMPTY_FILE, "0 bytes")
-        if len(data) > max_bytes:
-            raise RejectClip(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
         return data
 
     def _member(self, media: Media, container: str) -> BinaryIO:

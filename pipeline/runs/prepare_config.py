@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.media.bucket import aspect_sizes, parse_sizes
-from pipeline.media.guard import MediaLimits
 from pipeline.media.columns import ColumnNames
+from pipeline.media.guard import MediaLimits
 from pipeline.media.resize import Kernel, ResizeProtocol
 from pipeline.media.retry import RetryPolicy
 from pipeline.media.span import SpanPolicy, parse_fps

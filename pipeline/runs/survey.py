@@ -185,7 +185,9 @@ class _Prober:
     def __init__(self, output: Folder, path: str, protocol: ClipProtocol, policy: RetryPolicy) -> None:
         self._output = output
         self._path = path
-        self._sandbox = Sandbox(partial(ProbeMedia, protocol, policy), timeout_s=protocol.limits.timeout_s)
+        self._sandbox: Sandbox[Media, Probed] = Sandbox(
+            partial(ProbeMedia, protocol, policy), count=lambda _: 1, timeout_s=protocol.limits.timeout_s
+        )
 
     def __call__(self, unit: int) -> list[Probed | OutcomeRow]:
         group, place = divmod(unit, _GROUP_UNITS)

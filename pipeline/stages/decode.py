@@ -90,7 +90,7 @@ class DecodeMedia:
             kernel = protocol.resize.kernel
             resized = resize_frames(frame[np.newaxis], planned.size, kernel, pixel_aspect=pixel_aspect)
             crop = resized.crop
-            (pixels,) = resized.pixels
+            pixels: NDArray[np.uint8] = resized.pixels[0]
             return pixels
 
         spans = [_span(row, protocol) for row in rows]

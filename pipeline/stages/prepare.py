@@ -35,7 +35,11 @@ class PrepareShard:
         self._output = output
         self._protocol = protocol
         self._retry = retry
-        self._sandbox = Sandbox(partial(DecodeMedia, protocol, policy), timeout_s=protocol.limits.timeout_s)
+        self._sandbox: Sandbox[PlannedMedia, CodedClip | RejectClip] = Sandbox(
+            partial(DecodeMedia, protocol, policy),
+            count=lambda planned: len(planned.clips),
+            timeout_s=protocol.limits.timeout_s,
+        )
 
     def __call__(self, shard: PlannedShard) -> ShardReport:
         """Decode, write and commit one shard."""

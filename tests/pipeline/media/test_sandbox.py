@@ -31,7 +31,7 @@ class Decoder:
             yield from range(COUNT - 1)
             os.kill(os.getpid(), signal.SIGSEGV)
         if request == "killed once" and not (self._folder / "killed").exists():
-            yield 0
+            yield (os.getpid(), request, 0)
             (self._folder / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if request == "leave":
@@ -42,6 +42,8 @@ class Decoder:
             raise RejectClip(Reason.CORRUPT, "cut off")
         if request == "fault":
             raise ZeroDivisionError("of ours")
+        if request == "too few":
+            return
         if request == "large":
             yield from [bytes(10**6)] * COUNT
             return
@@ -50,7 +52,7 @@ class Decoder:
 
 @pytest.fixture
 def sandbox(tmp_path):
-    made = Sandbox(partial(Decoder, str(tmp_path)), timeout_s=2)
+    made = Sandbox(partial(Decoder, str(tmp_path)), count=lambda _: COUNT, timeout_s=2)
     yield made
     made.close()
 
@@ -114,8 +116,8 @@ def test_results_before_a_crash_are_given_once(sandbox):
 
 def test_a_child_that_was_killed_from_outside_costs_nothing(sandbox):
     first, second = outcomes(sandbox, ["killed once", "a"])
-    assert first[0] == 0
-    assert [result[2] for result in first[1:]] == [1, 2]
+    assert [result[2] for result in first] == [0, 1, 2]
+    assert first[0][0] != first[1][0]
     assert len(second) == COUNT
 
 
@@ -135,13 +137,25 @@ def test_a_fault_of_ours_is_raised_with_where_it_was(sandbox):
     assert "in __call__" in raised.value.__notes__[0]
 
 
+def test_fewer_results_than_were_said_are_a_fault_of_ours(sandbox):
+    with pytest.raises(RuntimeError, match="gave 0 results, expected 3"):
+        list(next(sandbox.run(["too few"])))
+
+
 def test_results_larger_than_a_pipe_holds_come_whole(sandbox):
     first, second = outcomes(sandbox, ["large", "large"])
     assert first == second == [bytes(10**6)] * COUNT
 
 
+def test_requests_larger_than_a_pipe_holds_are_answered(sandbox):
+    requests = [f"{number}" * 10**6 for number in range(4)]
+    assert [results[0][1] for results in outcomes(sandbox, requests)] == requests
+    mixed = ["large", "x" * 10**6, "large", "y"]
+    assert [len(results) for results in outcomes(sandbox, mixed)] == [COUNT] * 4
+
+
 def test_a_function_that_cannot_be_made_is_no_fault_of_the_media():
-    broken = Sandbox(partial(Decoder, None), timeout_s=2)
+    broken = Sandbox(partial(Decoder, None), count=lambda _: COUNT, timeout_s=2)
     with pytest.raises(TypeError, match="NoneType"):
         outcomes(broken, ["a"])
 
@@ -155,7 +169,7 @@ from functools import partial
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_sandbox import Decoder
 from pipeline.media.sandbox import Sandbox
-sandbox = Sandbox(partial(Decoder, {str(tmp_path)!r}), timeout_s=1000)
+sandbox = Sandbox(partial(Decoder, {str(tmp_path)!r}), count=lambda _: {COUNT}, timeout_s=1000)
 for results in sandbox.run([{request_!r}]):
     print(sandbox._child._process.pid, flush=True)
     list(results)

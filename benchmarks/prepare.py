@@ -31,7 +31,7 @@ from preparers.usage import Usage, metered
 ROOT = Path(__file__).parents[1]
 PREPARERS = ROOT / "benchmarks" / "preparers"
 SIZE, QUALITY, FPS, NUM_FRAMES = 256, 95, 8, 16
-SHARD_SIZE, VIDEO_SHARD_SIZE = 128, 16
+SHARD_SIZE, VIDEO_SHARD_SIZE = 512, 16
 WORKERS = 2
 COMPARED = 300
 """Photographs whose pixels are compared."""

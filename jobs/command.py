@@ -36,7 +36,7 @@ _PLACES = ("input", "shards", "validation", "tokenizer", "store", "output")
 """Flags that name a file or a folder."""
 
 EXIT_FAILED = 1
-"""The work was done and its answer is no: a store that is not whole."""
+"""The work was done and its answer is no: a store that is not whole, more rejects than are borne."""
 EXIT_USAGE = 2
 """A flag or an input cannot be used; the message says which."""
 EXIT_REFUSED = 3
@@ -62,6 +62,7 @@ def run(
     """
     import tyro
 
+    from pipeline.runs.planned import TooManyRejectsError
     from pipeline.runs.record import StartClock
     from pipeline.store.plan import RunRefusedError
 
@@ -79,6 +80,8 @@ def run(
         return function(config, StartClock(started=_STARTED))
     except RunRefusedError as error:
         return _fail(error, EXIT_REFUSED)
+    except TooManyRejectsError as error:
+        return _fail(error, EXIT_FAILED)
     except (ValueError, FileNotFoundError) as error:
         if hasattr(error, "__notes__"):  # a run had begun, so its flags and inputs were good
             raise

@@ -30,8 +30,10 @@ from pipeline.media.columns import (
     why_hidden,
 )
 from pipeline.media.lists import resolve, why_no_name
+from pipeline.media.reject import RejectClip
 from pipeline.media.retry import RetryPolicy, open_retrying
 from pipeline.media.source import KINDS, Media, cell_uri, extension_of
+from schemas.outcome import Reason
 
 TAR = "tar"
 """Extension of WebDataset shards."""
@@ -72,8 +74,8 @@ def tar_members(container: Container) -> Iterator[Media]:
     Headers and those three are read, one sample at a time.
 
     Raises:
-        RejectClip: The tar cannot be read.
-        ValueError: The tar is compressed, damaged or cut off.
+        RejectClip: The tar cannot be read, or is damaged or cut off (`corrupt`) after what was given.
+        ValueError: The tar is compressed.
     """
     sample = _Sample(key="")
     with open_retrying(container.uri, policy=container.policy) as stream:
@@ -111,12 +113,11 @@ def tar_members(container: Container) -> Iterator[Media]:
                 # tarfile takes a damaged or missing header for the end; the true end is a block of zeros.
                 stream.seek(tar.offset)
                 if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                    raise ValueError(
-                        f"{container.uri}: not a whole tar: it ends in the midst of its members, at byte {tar.offset}. "
-                        "Write it again, or leave it out"
+                    raise RejectClip(
+                        Reason.CORRUPT, f"not a whole tar: it ends in the midst of its members, at byte {tar.offset}"
                     )
         except tarfile.TarError as error:
-            raise ValueError(f"{container.uri}: not a whole tar: {error}. Write it again, or leave it out") from error
+            raise RejectClip(Reason.CORRUPT, f"not a whole tar: {error}") from error
     yield from _media_of(sample, container)
 
 
@@ -133,8 +134,8 @@ def parquet_rows(container: Container, *, is_named: bool) -> Iterator[Media]:
         is_named: The file itself is an input: it must have a column of media. Others, found in a folder, need not.
 
     Raises:
-        RejectClip: The file cannot be read.
-        ValueError: The file is damaged; there is no column of media; a row names media of no known kind.
+        RejectClip: The file cannot be read, or is damaged (`corrupt`) after what was given.
+        ValueError: There is no column of media; a row names media of no known kind.
     """
     reader = container.reader
     with open_retrying(container.uri, policy=container.policy) as stream:
@@ -146,15 +147,14 @@ def parquet_rows(container: Container, *, is_named: bool) -> Iterator[Media]:
                     reader.ignored[f"{PARQUET} without a column of media"] += 1
                 elif column is None:
                     wanted = reader.names.media or f"of a name such as {', '.join(BYTES_COLUMNS)}, url or path"
-                    raise ValueError(f"no column {wanted} with bytes, URLs or paths; there are {schema.names}")
+                    raise ValueError(
+                        f"{container.uri}: no column {wanted} with bytes, URLs or paths; there are {schema.names}"
+                    )
                 else:
                     reader.saw(column.name)
                     yield from _rows(file, column, container)
-        except (ValueError, OSError) as error:
-            if str(error).startswith(container.uri):
-                raise
-            # Parquet's own complaints name no file.
-            raise ValueError(f"{container.uri}: {error}") from error
+        except (pa.ArrowException, OSError) as error:
+            raise RejectClip(Reason.CORRUPT, f"{type(error).__name__}: {error}") from error
 
 
 def _why_not(entry: tarfile.TarInfo, name: str) -> str | None:

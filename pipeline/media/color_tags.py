@@ -39,6 +39,12 @@ _RANGES = {False: ColorRange.MPEG, True: ColorRange.JPEG}
 _UNTAGGED = (0, 2, 3)
 _HD_ROWS = 720
 
+VIDEO_COLORS = (
+    "8-bit RGB without dither, by the stream's matrix and range (untagged: BT.709 from 720 rows, else BT.601; "
+    "limited); PQ and HLG tone-mapped to sRGB"
+)
+"""What `to_rgb` does, for a store's record."""
+
 _TRANSFERS: dict[int, Transfer] = {int(ColorTrc.SMPTE2084): "pq", int(ColorTrc.ARIB_STD_B67): "hlg"}
 
 

@@ -22,6 +22,7 @@ from pipeline.media.reject import RejectClip
 from pipeline.media.retry import RetryPolicy
 from pipeline.media.source import KINDS, Media, extension_of
 from pipeline.media.walk import GLOB, Found, Walker
+from schemas.outcome import Reason
 
 _CHAIN = "::"
 
@@ -59,6 +60,8 @@ class MediaListing:
         self._labels_from_folders = labels_from_folders
         self._policy = policy or RetryPolicy()
         self._has_begun = False
+        self.damaged: dict[str, RejectClip] = {}
+        """Tars and Parquet files, so far, that end before their time, and why; media before the damage are listed."""
 
     @property
     def ignored(self) -> Mapping[str, int]:
@@ -89,7 +92,7 @@ class MediaListing:
                     yield media
             except RejectClip as error:
                 raise ValueError(f"{source}: cannot be read: {error.message}") from error
-            if is_empty:
+            if is_empty and not self.damaged:
                 here = self._reader.ignored - before
                 other = ", ".join(f"{count} of {name}" for name, count in sorted(here.items())) or "nothing at all"
                 raise ValueError(f"{source}: holds no media (found {other}). {_known()}")
@@ -153,10 +156,14 @@ class MediaListing:
         if extension in KINDS:
             label = folder_label(uri) if self._labels_from_folders else None
             yield Media(uri=uri, kind=KINDS[extension], size_bytes=found.size_bytes, version=found.version, label=label)
-        elif extension == TAR:
-            yield from tar_members(container)
-        elif extension == PARQUET:
-            yield from parquet_rows(container, is_named=is_named)
+        elif extension in (TAR, PARQUET):
+            held = tar_members(container) if extension == TAR else parquet_rows(container, is_named=is_named)
+            try:
+                yield from held
+            except RejectClip as error:
+                if error.reason != Reason.CORRUPT:
+                    raise
+                self.damaged[uri] = error
         else:
             self._reader.ignored[extension or NO_EXTENSION] += 1
 

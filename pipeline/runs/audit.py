@@ -81,6 +81,7 @@ def audit(config: AuditConfig, *, clock: StartClock | None = None) -> AuditResul
         ),
         workers=run.workers,
         describe=describe,
+        max_reject_fraction=config.max_reject_fraction,
     )
     summary = run_planned(
         job,

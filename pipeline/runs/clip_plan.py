@@ -4,10 +4,12 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 
 from pipeline.media.keys import clip_key
+from pipeline.media.reject import RejectClip
 from pipeline.media.retry import RetryPolicy
-from pipeline.runs.survey import MediaSpool, probed
+from pipeline.runs.survey import MediaSpool, ended_row, probed
 from pipeline.stages.probe import Probed
 from pipeline.stages.protocol import ClipProtocol
 from pipeline.store.files import TEMPORARY_FOLDER, FileRecord, Folder
@@ -21,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 def plan_clips(
     spool: MediaSpool,
+    damaged: Mapping[str, RejectClip],
     output: Folder,
     protocol: ClipProtocol,
     *,
@@ -29,12 +32,24 @@ def plan_clips(
     policy: RetryPolicy,
     num_workers: int,
 ) -> Plan:
-    """Probe every media on the cluster and lay its clips into shards, in the media's order."""
+    """Probe every media on the cluster and lay its clips into shards, in the media's order.
+
+    Args:
+        spool: The media.
+        damaged: Containers that could not be listed to their end, and why: each counts as one reject.
+        output: The clip store.
+        protocol: How clips are made.
+        identity: Of the plan.
+        shard_size: Clips of one shard.
+        policy: How media are read.
+        num_workers: Of the probe.
+    """
     files = [spool.save(output, MEDIA_FILE)]
     layout = _Layout(spool, protocol)
     with ClipPlanWriter(output, shard_size=shard_size) as writer:
         found = probed(spool, output, MEDIA_FILE, protocol, policy=policy, num_workers=num_workers)
-        ended = write_outcomes(output, PLAN_OUTCOMES_FILE, layout.lay(found, writer))
+        rows = chain(layout.lay_damaged(damaged), layout.lay(found, writer))
+        ended = write_outcomes(output, PLAN_OUTCOMES_FILE, rows)
         writer.finish()
     files += [*writer.files, *([ended] if ended else [])]
     report_buckets(layout.buckets, shard_size)
@@ -69,6 +84,13 @@ class _Layout:
                 )
                 writer.add(bucket, clip)
                 self.buckets[bucket] += 1
+
+    def lay_damaged(self, damaged: Mapping[str, RejectClip]) -> Iterator[OutcomeRow]:
+        """The outcomes of containers that end before their time."""
+        for uri, error in sorted(damaged.items()):
+            row = ended_row(uri, error)
+            self._ended[row.outcome, row.reason] += 1
+            yield row
 
     def counts(self) -> PlanCounts:
         """Of what was laid."""

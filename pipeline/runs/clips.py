@@ -40,6 +40,8 @@ class TokenizerRunConfig:
     """CPU threads and CPUs of one worker."""
     num_workers: int = 0
     """Workers; 0 fills the cluster. Changes no output byte."""
+    max_reject_fraction: float = 1.0
+    """Share of the planned clips that may be rejected before the run stops."""
     break_claim: bool = False
     """Take over an object-store folder whose run is known to be dead."""
 
@@ -47,6 +49,8 @@ class TokenizerRunConfig:
         for name in ("shard_size", "batch_size", "threads_per_worker"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least 1")
+        if not 0 <= self.max_reject_fraction <= 1:
+            raise ValueError(f"--max-reject-fraction: got {self.max_reject_fraction}, expected 0 to 1")
         if self.num_workers < 0:
             raise ValueError(f"--num-workers: got {self.num_workers}, expected 0 (fill the cluster) or more")
 

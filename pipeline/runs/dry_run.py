@@ -73,7 +73,7 @@ def dry_run(config: PrepareConfig) -> Forecast:
         with MediaSpool(islice(spool, step // 2, None, step), protocol) as sample:
             # Small shards, so that every worker has some.
             aside = replace(config, output=folder, shard_size=min(config.shard_size, 32))
-            summary = prepare_spool(sample, listing.column_types, aside)
+            summary = prepare_spool(sample, listing, aside)
             factor = spool.kinds.total() / sample.kinds.total()
         rows = open_store(Folder(folder), format_name=CLIP_STORE_FORMAT).rows
         clips: Counter[str] = Counter()

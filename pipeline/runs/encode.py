@@ -83,6 +83,7 @@ def encode(config: EncodeConfig, *, clock: StartClock | None = None) -> RunSumma
         ),
         workers=run.workers,
         describe=describe,
+        max_reject_fraction=config.max_reject_fraction,
     )
     return run_planned(
         job,

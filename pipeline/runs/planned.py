@@ -17,8 +17,13 @@ from pipeline.store.index import close_store, total_counts
 from pipeline.store.ledger import ShardRecord, read_ledger
 from pipeline.store.plan import Plan, PlanCounts, PlannedShard
 from schemas.metadata import STORE_FILE
+from schemas.outcome import FILTER_REASONS, Reason
 
 logger = logging.getLogger(__name__)
+
+
+class TooManyRejectsError(RuntimeError):
+    """More was rejected than the run is meant to bear; the message says why most of it was."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +41,8 @@ class Job:
     """Called with Ray connected."""
     describe: Callable[[Plan, Sequence[ShardRecord]], Mapping[str, object]]
     """The job's own keys of `store.json`."""
+    max_reject_fraction: float = 1.0
+    """Share of what is planned that may be rejected before the run stops."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +121,7 @@ def run_planned(
 
     Raises:
         RunRefusedError: Another run holds the folder, or it was planned for something else.
+        TooManyRejectsError: More than `max_reject_fraction` of the plan is rejected.
     """
     with held(output, job=job.name, config=config, clock=clock, break_claim=break_claim) as record:
         plan = _plan_or_resume(job, make_plan, output, record)
@@ -198,21 +206,37 @@ def _work(
 ) -> dict[int, ShardRecord]:
     done: dict[int, ShardRecord] = {}
     ended = Counter(filtered=plan.counts.filtered, rejected=plan.counts.rejected)
+    reasons = Counter(plan.counts.reasons)
     for shard in resumed:
         ended.update(filtered=shard.filtered, rejected=shard.rejected)
+        reasons.update(shard.reasons)
+    _check_rejects(job, plan, ended["rejected"], reasons)
     with Progress(job.name, total=plan.counts.clips, done=sum(shard.planned for shard in resumed)) as progress:
         workers = job.workers()
         record.counts["workers"] = min(workers.count, len(pending))
         for report in run_shards(pending, job.make_stage, workers):
             done[report.record.index] = report.record
             ended.update(filtered=report.record.filtered, rejected=report.record.rejected)
+            reasons.update(report.record.reasons)
             record.add_worker_seconds(report.seconds)
             progress.advance(
                 report.record.planned,
                 note=f"{len(resumed) + len(done)}/{len(plan.shards)} shards, {ended['filtered']} filtered, "
                 f"{ended['rejected']} rejected",
             )
+            _check_rejects(job, plan, ended["rejected"], reasons)
     return done
+
+
+def _check_rejects(job: Job, plan: Plan, rejected: int, reasons: Counter[str]) -> None:
+    if rejected > job.max_reject_fraction * plan.counts.planned:
+        causes = Counter({name: count for name, count in reasons.items() if Reason(name) not in FILTER_REASONS})
+        most = ", ".join(f"{count} {name}" for name, count in causes.most_common(3))
+        raise TooManyRejectsError(
+            f"{job.name}: {rejected} of {plan.counts.planned} planned clips are rejected, more than "
+            f"--max-reject-fraction {job.max_reject_fraction:g}: {most}. What is done stays done: mend the cause and "
+            "start again, or allow more"
+        )
 
 
 def _summarise(

@@ -34,7 +34,7 @@ def prepare(config: PrepareConfig, *, clock: StartClock | None = None) -> RunSum
     with MediaSpool(listing, config.protocol()) as spool:
         if listing.ignored or spool.repeated:
             logger.info("prepare: not media: %s; named again: %d", dict(listing.ignored), len(spool.repeated))
-        return prepare_spool(spool, listing.column_types, config, clock=clock)
+        return prepare_spool(spool, listing, config, clock=clock)
 
 
 def list_corpus(config: PrepareConfig) -> MediaListing:
@@ -48,14 +48,14 @@ def list_corpus(config: PrepareConfig) -> MediaListing:
 
 
 def prepare_spool(
-    spool: MediaSpool, columns: Mapping[str, str], config: PrepareConfig, *, clock: StartClock | None = None
+    spool: MediaSpool, listing: MediaListing, config: PrepareConfig, *, clock: StartClock | None = None
 ) -> RunSummary:
-    """The job over media that are already listed; `columns` are their pass-through columns by name and type."""
+    """The job over media that are already listed: all of a listing, or some of it."""
     output, protocol = Folder(config.output), config.protocol()
     identity = {
         "format_version": FORMAT_VERSION,
         "media": {"count": len(spool), "sha256": spool.sha256},
-        "columns": dict(columns),
+        "columns": listing.column_types,
         "preprocessing": protocol.to_json(),
         "shard_size": config.shard_size,
     }
@@ -63,6 +63,7 @@ def prepare_spool(
     def make_plan() -> Plan:
         return plan_clips(
             spool,
+            listing.damaged,
             output,
             protocol,
             identity=identity,
@@ -72,7 +73,14 @@ def prepare_spool(
         )
 
     return run_planned(
-        prepare_job(identity, output, protocol, policy=config.reads.policy(), num_workers=config.num_workers),
+        prepare_job(
+            identity,
+            output,
+            protocol,
+            policy=config.reads.policy(),
+            num_workers=config.num_workers,
+            max_reject_fraction=config.max_reject_fraction,
+        ),
         make_plan=make_plan,
         config=config,
         output=output,
@@ -93,6 +101,7 @@ def prepare_job(
     *,
     policy: RetryPolicy,
     num_workers: int,
+    max_reject_fraction: float = 1.0,
     retry: bool = False,
 ) -> Job:
     """The job of a clip store, for its first run and for every retry."""
@@ -107,4 +116,5 @@ def prepare_job(
         make_stage=partial(PrepareShard, output=output, protocol=protocol, policy=policy, retry=retry),
         workers=partial(prepare_workers, num_workers),
         describe=describe,
+        max_reject_fraction=max_reject_fraction,
     )

@@ -114,6 +114,8 @@ class PrepareConfig:
     """Clips of one shard."""
     num_workers: int = 0
     """Workers; 0 fills the cluster. Changes no output byte."""
+    max_reject_fraction: float = 1.0
+    """Share of the planned clips that may be rejected before the run stops."""
     dry_run: bool = False
     """Prepare a small sample aside, and print what the whole would be."""
     break_claim: bool = False
@@ -139,6 +141,8 @@ class PrepareConfig:
             raise ValueError(f"--shard-size: got {self.shard_size}, expected at least 1")
         if self.num_workers < 0:
             raise ValueError(f"--num-workers: got {self.num_workers}, expected 0 (fill the cluster) or more")
+        if not 0 <= self.max_reject_fraction <= 1:
+            raise ValueError(f"--max-reject-fraction: got {self.max_reject_fraction}, expected 0 to 1")
         if (self.spans.clips == "around") != (self.spans.timestamp_column is not None):
             raise ValueError("--clips around and --timestamp-column: expected both or neither")
         self.protocol()

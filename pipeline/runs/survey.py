@@ -201,7 +201,7 @@ def _probe(media: Media, results: Iterator[Probed]) -> Probed | OutcomeRow:
     try:
         (found,) = results
     except RejectClip as error:
-        return _ended(media, error)
+        return ended_row(media.uri, error)
     return found
 
 
@@ -235,18 +235,17 @@ def _without_repeats(
         for position, (media, line) in enumerate(zip(spool, spooled, strict=True)):
             entry = _from_json(json.loads(line))
             if isinstance(entry, Probed) and position in same:
-                yield _ended(media, RejectClip(Reason.DUPLICATE, f"sha256 {entry.content}, as an earlier media"))
+                yield ended_row(media.uri, RejectClip(Reason.DUPLICATE, f"sha256 {entry.content}, as an earlier media"))
             elif isinstance(entry, Probed) and position in similar:
                 message = f"perceptual hash {entry.looks:016x}, within {filters.near_distance} bits of an earlier media"
-                yield _ended(media, RejectClip(Reason.NEAR_DUPLICATE, message))
+                yield ended_row(media.uri, RejectClip(Reason.NEAR_DUPLICATE, message))
             else:
                 yield entry
 
 
-def _ended(media: Media, error: RejectClip) -> OutcomeRow:
-    return reject_row(
-        error, key=media_key(media.uri), media_uri=media.uri, start_seconds=None, end_seconds=None, stage=Stage.PLAN
-    )
+def ended_row(uri: str, error: RejectClip) -> OutcomeRow:
+    """The row on disk of a media, or a container of media, that ended while planning."""
+    return reject_row(error, key=media_key(uri), media_uri=uri, start_seconds=None, end_seconds=None, stage=Stage.PLAN)
 
 
 def _chunks(items: Iterable[Media], size: int) -> Iterator[list[Media]]:

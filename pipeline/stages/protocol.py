@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from importlib.util import find_spec
 from typing import Any, Literal, Self, cast
 
 from pipeline.media.bucket import bucket_name, clip_grid, parse_bucket
+from pipeline.media.color_tags import VIDEO_COLORS
 from pipeline.media.guard import MediaLimits
 from pipeline.media.image import DECODING
 from pipeline.media.resize import Kernel, ResizeProtocol
+from pipeline.media.similar import DEFAULT_MAX_DISTANCE, MAX_DISTANCE
 from pipeline.media.source import MediaKind
 from pipeline.media.span import SpanPolicy
 from pipeline.store.clipshard import PixelCodec
@@ -37,7 +40,7 @@ class Filters:
     dropped; 0.5 is a good value."""
     duplicates: Duplicates = "keep"
     """exact: media with the bytes of an earlier one are dropped; near: those too that look like an earlier one."""
-    near_distance: int = 4
+    near_distance: int = DEFAULT_MAX_DISTANCE
     """near: bits of the 64-bit perceptual hash in which two media that look alike may differ, 0 to 8."""
 
     def __post_init__(self) -> None:
@@ -48,8 +51,10 @@ class Filters:
             raise ValueError(f"--max-aspect: got {self.max_aspect}, expected 0 (off), or 1 (squares) or more")
         if 0 < self.max_seconds < self.min_seconds:
             raise ValueError(f"--max-seconds: got {self.max_seconds}, which is under --min-seconds {self.min_seconds}")
-        if not 0 <= self.near_distance <= 8:
-            raise ValueError(f"--near-distance: got {self.near_distance}, expected 0 to 8 bits")
+        if not 0 <= self.near_distance <= MAX_DISTANCE:
+            raise ValueError(f"--near-distance: got {self.near_distance}, expected 0 to {MAX_DISTANCE} bits")
+        if self.duplicates == "near" and find_spec("imagehash") is None:
+            raise ValueError("--duplicates near needs the package imagehash: install the extra `dedup`")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +91,8 @@ class ClipProtocol:
             "sizes": [list(size) for size in self.resize.sizes],
             "resize": self.resize.describe(),
             "kernel": self.resize.kernel,
-            "decoding": DECODING,
+            "images": DECODING,
+            "videos": VIDEO_COLORS,
             "tubelet": str(self.tubelet),
             "num_frames": self.num_frames,
             "fps": str(self.fps),

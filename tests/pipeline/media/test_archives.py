@@ -12,6 +12,7 @@ import webdataset
 from pipeline.media.columns import HIDDEN, NO_EXTENSION, NO_MEDIA, NOT_A_FILE, ColumnNames
 from pipeline.media.listing import MediaListing
 from pipeline.media.source import MediaKind, MediaOpener
+from schemas.outcome import Reason
 
 JPEG = b"\xff\xd8\xff" + bytes(20)
 MP4 = bytes(4) + b"ftypisom" + bytes(20)
@@ -134,26 +135,36 @@ def test_long_names_and_large_members(tmp_path):
         assert [opener.read(entry, 10**6) for entry in media] == [JPEG * 1000, JPEG]
 
 
+def assert_only_the_beginning_is_listed(path, whole):
+    """What stands before the damage is media, and the damage is told."""
+    (path.parent / "b.jpg").write_bytes(JPEG)
+    media, listing = listed(path.parent)
+    assert media[-1].uri == str(path.parent / "b.jpg")
+    assert [entry.uri for entry in media[:-1]] == [entry.uri for entry in whole[: len(media) - 1]]
+    assert len(media) - 1 < len(whole)
+    assert listing.damaged[str(path)].reason == Reason.CORRUPT
+
+
 @pytest.mark.parametrize("where", [0.3, 0.9, 0.9999])
-def test_a_tar_that_is_cut_off_is_refused(tmp_path, samples, where):
+def test_a_tar_that_is_cut_off_gives_what_stands_before_the_cut(tmp_path, samples, where):
     path = tmp_path / "a.tar"
     write_samples(path, samples)
-    whole = path.read_bytes()
-    content = len(whole.rstrip(b"\0")) // 512 * 512 + 512
-    path.write_bytes(whole[: int(content * where)])
-    with pytest.raises(ValueError, match=r"a\.tar: not a whole tar"):
-        listed(path)
+    whole, _ = listed(path)
+    data = path.read_bytes()
+    content = len(data.rstrip(b"\0")) // 512 * 512 + 512
+    path.write_bytes(data[: int(content * where)])
+    assert_only_the_beginning_is_listed(path, whole)
 
 
-def test_a_tar_with_a_damaged_header_is_refused(tmp_path, samples):
+def test_a_tar_with_a_damaged_header_gives_what_stands_before_it(tmp_path, samples):
     path = tmp_path / "a.tar"
     write_samples(path, samples)
-    whole = bytearray(path.read_bytes())
-    place = whole.find(b"day/010.jpg")
-    whole[place + 100 : place + 140] = b"\xff" * 40
-    path.write_bytes(whole)
-    with pytest.raises(ValueError, match=r"a\.tar: not a whole tar"):
-        listed(path)
+    whole, _ = listed(path)
+    data = bytearray(path.read_bytes())
+    place = data.find(b"day/010.jpg")
+    data[place + 100 : place + 140] = b"\xff" * 40
+    path.write_bytes(data)
+    assert_only_the_beginning_is_listed(path, whole)
 
 
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "a.tar"])
@@ -308,7 +319,8 @@ def test_tables_without_media(tmp_path):
 
 
 @pytest.mark.parametrize("body", [b"", b"no parquet at all", b"PAR1" + bytes(100)], ids=["empty", "text", "magic"])
-def test_damaged_parquet_files_are_named(tmp_path, body):
+def test_damaged_parquet_files_are_told(tmp_path, body):
     (tmp_path / "a.parquet").write_bytes(body)
-    with pytest.raises(ValueError, match=r"a\.parquet: "):
-        listed(tmp_path)
+    media, listing = listed(tmp_path)
+    assert media == []
+    assert listing.damaged[str(tmp_path / "a.parquet")].reason == Reason.CORRUPT

@@ -234,3 +234,21 @@ def test_a_video_that_could_not_be_planned_gets_shards_of_its_own(corpus, serve,
 def test_a_retry_of_something_else_is_refused(tmp_path):
     with pytest.raises(ValueError, match="expected a store of prepare_corpus"):
         retry_rejects(RetryConfig(store=str(tmp_path)))
+
+
+def test_more_rejects_than_are_borne_stop_the_run_with_their_reasons(photographs, start_job, tmp_path):
+    media = tmp_path / "media"
+    shutil.copytree(photographs, media)
+    for number in range(3):
+        (media / f"{number:02}.jpg").write_bytes(b"")
+    flags = ("--output", str(tmp_path / "store"), "--resolution", "32", "--tubelet", "2x8", "--max-reject-fraction")
+    process = start_job("prepare", "--input", str(media), *flags, "0.2")
+    output, _ = process.communicate()
+    assert process.returncode == 1
+    assert "3 of 12 planned clips are rejected, more than --max-reject-fraction 0.2: 3 empty_file" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "store" / STORE_FILE).exists()
+    process = start_job("prepare", "--input", str(media), *flags, "0.25")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert counts(tmp_path / "store") == {"planned": 12, "stored": 9, "filtered": 0, "rejected": 3}

@@ -16,6 +16,10 @@ def verify_store(config: VerifyConfig, _clock: StartClock) -> int:
         f"{config.store}: {report.planned} planned = {report.stored} stored + {report.filtered} filtered + "
         f"{report.rejected} rejected; {report.shards} shards, {len(report.problems)} problems\n"
     )
+    if report.dropped:
+        sys.stdout.write(
+            f"{report.dropped} shards dropped: start the job that made the store, and it makes them again\n"
+        )
     return EXIT_FAILED if report.problems else 0
 
 

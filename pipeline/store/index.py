@@ -8,7 +8,7 @@ from pipeline.store.documents import read_json, sealed, write_json
 from pipeline.store.files import Folder
 from pipeline.store.ledger import ShardRecord, write_index
 from pipeline.store.plan import Plan, read_table
-from schemas.metadata import FORMAT_VERSION, INDEX_FILE, PLAN_FILE, STORE_FILE, check_format
+from schemas.metadata import FORMAT_VERSION, INDEX_FILE, PLAN_FILE, STORE_FILE, check_format, ledger_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +86,21 @@ def close_store(
         **details,
     }
     write_json(folder, STORE_FILE, sealed(document))
+
+
+def drop_shards(folder: Folder, rows: Sequence[IndexRow]) -> None:
+    """Take shards out of a store: it is unfinished from then on, and the job that made it makes them again.
+
+    Safe to repeat, and to be killed in.
+    """
+    folder.remove(STORE_FILE)
+    folder.remove(INDEX_FILE)
+    for row in rows:
+        # The record first: without it the files count for nothing.
+        folder.remove(ledger_file(row.shard))
+        for path in (row.path, row.outcomes_path):
+            if path is not None:
+                folder.remove(path)
 
 
 def total_counts(plan: Plan, shards: Sequence[ShardRecord | IndexRow]) -> dict[str, int]:

@@ -159,6 +159,21 @@ def test_verify_passes_what_was_written_and_finds_a_flipped_byte(name, clips, la
     assert str(shard.relative_to(store)) in problem
 
 
+def test_a_repaired_store_is_made_whole_again_by_its_job(clips, tokenizer, latents, digests, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(latents["parquet"], store)
+    shards = sorted(store.glob("grid=*/shard-*"))
+    for shard, place in ((shards[1], 100), (shards[4], -100)):
+        data = bytearray(shard.read_bytes())
+        data[place] ^= 1
+        shard.write_bytes(data)
+    report = verify(VerifyConfig(store=str(store), repair=True))
+    assert (len(report.problems), report.dropped) == (2, 2)
+    summary = encoded(clips, tokenizer, store)
+    assert summary.resumed_shards == SHARDS - 2
+    assert digests(store) == digests(latents["parquet"])
+
+
 def test_stored_latents_are_the_models_posterior_means(clips, tokenizer, latents):
     model = load_checkpoint(tokenizer).eval()
     expected = {}

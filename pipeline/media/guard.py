@@ -26,6 +26,9 @@ class MediaLimits:
     timeout_s: int = 300
     """Wall time that one clip may take to decode; beyond it the media is rejected as `decoder_timeout`."""
 
+    probe_timeout_s: int = 3600
+    """Wall time that the probe of one media may take while planning: finding shots decodes a video whole."""
+
     def __post_init__(self) -> None:
         for field in fields(self):
             if getattr(self, field.name) < 1:

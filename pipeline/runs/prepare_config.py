@@ -141,6 +141,8 @@ class PrepareConfig:
             raise ValueError(f"--shard-size: got {self.shard_size}, expected at least 1")
         if self.num_workers < 0:
             raise ValueError(f"--num-workers: got {self.num_workers}, expected 0 (fill the cluster) or more")
+        if not 0 <= self.spans.scene_threshold < 1:
+            raise ValueError(f"--scene-threshold: got {self.spans.scene_threshold}, expected 0 (off) to less than 1")
         if not 0 <= self.max_reject_fraction <= 1:
             raise ValueError(f"--max-reject-fraction: got {self.max_reject_fraction}, expected 0 to 1")
         if (self.spans.clips == "around") != (self.spans.timestamp_column is not None):

@@ -186,7 +186,7 @@ class _Prober:
         self._output = output
         self._path = path
         self._sandbox: Sandbox[Media, Probed] = Sandbox(
-            partial(ProbeMedia, protocol, policy), count=lambda _: 1, timeout_s=protocol.limits.timeout_s
+            partial(ProbeMedia, protocol, policy), count=lambda _: 1, timeout_s=protocol.limits.probe_timeout_s
         )
 
     def __call__(self, unit: int) -> list[Probed | OutcomeRow]:

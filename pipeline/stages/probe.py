@@ -1,5 +1,6 @@
 """Probe media: which clips one gives, or why it gives none. Runs while planning, in a sandbox."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -146,6 +147,9 @@ def _timestamps(media: Media, column: str | None) -> list[float]:
     value = media.columns.get(column)
     values = value if isinstance(value, list) else [value]
     try:
-        return [float(cast(float, entry)) for entry in values if entry is not None]
+        times = [float(cast(float, entry)) for entry in values if entry is not None]
     except (TypeError, ValueError):
-        raise RejectClip(Reason.CORRUPT, f"column {column} holds {value!r}, expected seconds") from None
+        times = [math.nan]
+    if not all(map(math.isfinite, times)):
+        raise RejectClip(Reason.CORRUPT, f"column {column} holds {value!r}, expected seconds")
+    return times

@@ -135,7 +135,9 @@ def test_clips_lie_around_the_times_that_a_column_names(video):
     assert probe(entry, **around).first_frames == (32,)
     assert probe(replace(video, columns={"at": 5}), **around).first_frames == (32,)
     assert len(probe(replace(video, columns={"at": [1.5, 7.0]}), **around).first_frames) == 2
-    assert reason(replace(video, columns={"at": "noon"}), **around) == Reason.CORRUPT
+    for wrong in ("noon", "nan", ["inf"], {"s": 1}, [[1]]):
+        assert reason(replace(video, columns={"at": wrong}), **around) == Reason.CORRUPT
+    assert reason(replace(video, columns={"at": []}), **around) == Reason.TOO_SHORT
 
 
 def test_the_same_bytes_and_the_same_looks_are_told(video, photograph, tmp_path):

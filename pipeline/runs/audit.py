@@ -10,7 +10,6 @@ from pipeline.runs.record import StartClock
 from pipeline.store.documents import fingerprint
 from pipeline.store.index import open_store
 from pipeline.store.ledger import ShardRecord
-from pipeline.store.plan import Plan
 from schemas.metadata import AUDIT_FORMAT, FORMAT_VERSION
 
 REPORT_FILE = "report.html"
@@ -63,9 +62,6 @@ def audit(config: AuditConfig, *, clock: StartClock | None = None) -> AuditResul
         "shard_size": config.shard_size,
     }
 
-    def describe(_plan: Plan, records: Sequence[ShardRecord]) -> dict[str, object]:
-        return {"protocol": protocol | {"id": fingerprint(protocol)}, "metrics": _means(records, metrics)}
-
     job = Job(
         name="audit",
         store_format=AUDIT_FORMAT,
@@ -80,7 +76,8 @@ def audit(config: AuditConfig, *, clock: StartClock | None = None) -> AuditResul
             metrics=metrics,
         ),
         workers=run.workers,
-        describe=describe,
+        details={"protocol": protocol | {"id": fingerprint(protocol)}},
+        make_sums=partial(MetricMeans, metrics),
         max_reject_fraction=config.max_reject_fraction,
     )
     summary = run_planned(
@@ -102,20 +99,28 @@ def audit(config: AuditConfig, *, clock: StartClock | None = None) -> AuditResul
     return AuditResult(summary=summary, means=means["all"], report=f"{run.output.url}/{REPORT_FILE}")
 
 
-def _means(records: Sequence[ShardRecord], metrics: Sequence[str]) -> dict[str, object]:
-    """Mean over clips of each metric, over all and per bucket, summed in plan order."""
-    totals: dict[str, dict[str, float]] = {}
-    for record in records:
+class MetricMeans:
+    """`Sums` of an audit: mean over clips of each metric, over all and per bucket, summed in plan order."""
+
+    def __init__(self, metrics: Sequence[str]) -> None:
+        self._metrics = metrics
+        self._totals: dict[str, dict[str, float]] = {}
+
+    def add(self, record: ShardRecord) -> None:
+        """Add a shard of `pipeline.stages.reconstruct`."""
         for scope in ("all", record.bucket):
-            scoped = totals.setdefault(scope, dict.fromkeys(("clips", *metrics), 0.0))
+            scoped = self._totals.setdefault(scope, dict.fromkeys(("clips", *self._metrics), 0.0))
             scoped["clips"] += record.stored
-            for name in metrics:
+            for name in self._metrics:
                 value = record.sums[name]
                 assert isinstance(value, float)
                 scoped[name] += value
-    means = {
-        scope: {"clips": int(sums["clips"])} | {name: sums[name] / sums["clips"] for name in metrics}
-        for scope, sums in totals.items()
-        if sums["clips"]
-    }
-    return {"all": means.pop("all", {"clips": 0}), "buckets": means}
+
+    def to_json(self) -> dict[str, object]:
+        """The key `metrics` of `store.json`."""
+        means = {
+            scope: {"clips": int(sums["clips"])} | {name: sums[name] / sums["clips"] for name in self._metrics}
+            for scope, sums in self._totals.items()
+            if sums["clips"]
+        }
+        return {"metrics": {"all": means.pop("all", {"clips": 0}), "buckets": means}}

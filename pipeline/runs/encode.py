@@ -1,6 +1,5 @@
 """Encode a corpus: clip shards and a tokenizer in, a latent store out."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Literal
@@ -8,11 +7,9 @@ from typing import Literal
 from pipeline.runs.clips import TokenizerRunConfig, open_run, passed_columns
 from pipeline.runs.planned import Job, RunSummary, run_planned
 from pipeline.runs.record import StartClock
+from pipeline.store.index import Normalisation
 from pipeline.store.latentshard import StoreFormat
-from pipeline.store.ledger import ShardRecord
-from pipeline.store.moments import ChannelMoments
-from pipeline.store.plan import Plan
-from schemas.latent import LATENT_LAYOUT
+from schemas.latent import LATENT_LAYOUT, latent_columns
 from schemas.metadata import FORMAT_VERSION, LATENT_STORE_FORMAT
 
 
@@ -26,6 +23,8 @@ class EncodeConfig(TokenizerRunConfig):
     """Dtype of stored latents."""
     logvar: bool = False
     """Store the posterior's log variance beside its mean."""
+    flip: bool = False
+    """Store the posterior of the clip mirrored left-right beside its own; the forward passes take twice as long."""
 
 
 def encode(config: EncodeConfig, *, clock: StartClock | None = None) -> RunSummary:
@@ -45,7 +44,7 @@ def encode(config: EncodeConfig, *, clock: StartClock | None = None) -> RunSumma
     latent = LatentFormat(
         format=config.format,
         dtype=config.dtype,
-        columns=("mean", "logvar") if config.logvar else ("mean",),
+        columns=latent_columns(logvar=config.logvar, flip=config.flip),
         passed=passed_columns(run.source),
     )
     stored_as = {"format": latent.format, "dtype": latent.dtype, "columns": list(latent.columns)}
@@ -58,16 +57,6 @@ def encode(config: EncodeConfig, *, clock: StartClock | None = None) -> RunSumma
         "shard_size": config.shard_size,
     }
     channels = run.autoencoder.latent_channels
-
-    def describe(_plan: Plan, records: Sequence[ShardRecord]) -> dict[str, object]:
-        return {
-            "tokenizer": {"fingerprint": run.tokenizer_fingerprint, "config": run.autoencoder.to_json()},
-            "preprocessing": run.source.document["preprocessing"],
-            "columns": dict(latent.passed),
-            "latent": stored_as | {"layout": LATENT_LAYOUT, "channels": channels},
-            "inference": identity["inference"],
-            "normalisation": _normalisation(records, channels),
-        }
 
     job = Job(
         name="encode",
@@ -82,7 +71,14 @@ def encode(config: EncodeConfig, *, clock: StartClock | None = None) -> RunSumma
             latent=latent,
         ),
         workers=run.workers,
-        describe=describe,
+        details={
+            "tokenizer": {"fingerprint": run.tokenizer_fingerprint, "config": run.autoencoder.to_json()},
+            "preprocessing": run.source.document["preprocessing"],
+            "columns": dict(latent.passed),
+            "latent": stored_as | {"layout": LATENT_LAYOUT, "channels": channels},
+            "inference": identity["inference"],
+        },
+        make_sums=partial(Normalisation, channels),
         max_reject_fraction=config.max_reject_fraction,
     )
     return run_planned(
@@ -93,17 +89,3 @@ def encode(config: EncodeConfig, *, clock: StartClock | None = None) -> RunSumma
         clock=clock,
         break_claim=config.break_claim,
     )
-
-
-def _normalisation(records: Sequence[ShardRecord], channels: int) -> dict[str, object]:
-    """Per-channel mean and std over the corpus and per bucket, merged in plan order."""
-    by_bucket: dict[str, list[ChannelMoments]] = {}
-    for record in records:
-        moments = record.sums["moments"]
-        assert isinstance(moments, dict)
-        by_bucket.setdefault(record.bucket, []).append(ChannelMoments.from_json(moments))
-    merged = {bucket: ChannelMoments.merge_all(parts, channels) for bucket, parts in sorted(by_bucket.items())}
-    return {
-        "all": ChannelMoments.merge_all(merged.values(), channels).normalisation(),
-        "buckets": {bucket: moments.normalisation() for bucket, moments in merged.items()},
-    }

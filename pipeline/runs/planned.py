@@ -13,7 +13,7 @@ from pipeline.runs.shards import Workers, run_shards
 from pipeline.stages.stage import ShardStage
 from pipeline.store.claim import claim
 from pipeline.store.files import TEMPORARY_FOLDER, Folder
-from pipeline.store.index import close_store, total_counts
+from pipeline.store.index import Sums, Tally, close_store, total_counts
 from pipeline.store.ledger import ShardRecord, read_ledger
 from pipeline.store.plan import Plan, PlanCounts, PlannedShard
 from schemas.metadata import STORE_FILE
@@ -39,8 +39,10 @@ class Job:
     """Picklable; called in each worker."""
     workers: Callable[[], Workers]
     """Called with Ray connected."""
-    describe: Callable[[Plan, Sequence[ShardRecord]], Mapping[str, object]]
+    details: Mapping[str, object]
     """The job's own keys of `store.json`."""
+    make_sums: Callable[[], Sums] | None = None
+    """Further ones, added up over the records as they are folded."""
     max_reject_fraction: float = 1.0
     """Share of what is planned that may be rejected before the run stops."""
 
@@ -129,11 +131,10 @@ def run_planned(
         pending = [shard for shard in plan.shards if shard.index not in committed]
         if committed:
             logger.info(
-                "%s: %d of %d shards (%d clips) were already committed in %s",
+                "%s: %d of %d shards were already committed in %s",
                 job.name,
                 len(committed),
                 len(plan.shards),
-                sum(shard.planned for shard in committed.values()),
                 output.url,
             )
         return work_and_close(job, plan, output, record, committed=committed, pending=pending)
@@ -159,18 +160,25 @@ def work_and_close(
         pending: What is to be done.
     """
     again = {shard.index for shard in pending}
-    resumed = [shard for index, shard in committed.items() if index not in again]
-    records_by_index = {shard.index: shard for shard in resumed}
+    with record.phase("resume"):
+        resumed = Tally.of(shard for shard in committed.values() if shard.index not in again)
+    done = Tally()
     if pending:
         with record.phase("ray"):
             connect()
         with record.phase("work"):
-            records_by_index |= _work(job, plan, pending, resumed, record)
-    records = [records_by_index[shard.index] for shard in plan.shards]
+            done = _work(job, plan, pending, resumed, record)
     if pending or not output.exists(STORE_FILE):
         with record.phase("fold"):
-            close_store(output, plan, records, format_name=job.store_format, details=job.describe(plan, records))
-    summary = _summarise(plan, records, resumed, record)
+            close_store(
+                output,
+                plan,
+                read_ledger(output).values(),  # what stands on disk, whoever wrote it
+                format_name=job.store_format,
+                details=job.details,
+                sums=None if job.make_sums is None else job.make_sums(),
+            )
+    summary = _summarise(plan, resumed, done, record)
     record.counts |= {key: value for key, value in asdict(summary).items() if not key.endswith("_seconds")}
     logger.info(
         "%s: %d clips planned = %d stored + %d filtered + %d rejected, in %s",
@@ -201,30 +209,26 @@ def _work(
     job: Job,
     plan: Plan,
     pending: Sequence[PlannedShard],
-    resumed: Sequence[ShardRecord],
+    resumed: Tally,
     record: RunRecord,
-) -> dict[int, ShardRecord]:
-    done: dict[int, ShardRecord] = {}
-    ended = Counter(filtered=plan.counts.filtered, rejected=plan.counts.rejected)
-    reasons = Counter(plan.counts.reasons)
-    for shard in resumed:
-        ended.update(filtered=shard.filtered, rejected=shard.rejected)
-        reasons.update(shard.reasons)
-    _check_rejects(job, plan, ended["rejected"], reasons)
-    with Progress(job.name, total=plan.counts.clips, done=sum(shard.planned for shard in resumed)) as progress:
+) -> Tally:
+    done = Tally()
+    filtered, rejected = plan.counts.filtered + resumed.filtered, plan.counts.rejected + resumed.rejected
+    reasons = Counter(plan.counts.reasons) + resumed.reasons
+    _check_rejects(job, plan, rejected, reasons)
+    with Progress(job.name, total=plan.counts.clips, done=resumed.planned) as progress:
         workers = job.workers()
         record.counts["workers"] = min(workers.count, len(pending))
         for report in run_shards(pending, job.make_stage, workers):
-            done[report.record.index] = report.record
-            ended.update(filtered=report.record.filtered, rejected=report.record.rejected)
+            done.add(report.record)
             reasons.update(report.record.reasons)
             record.add_worker_seconds(report.seconds)
             progress.advance(
                 report.record.planned,
-                note=f"{len(resumed) + len(done)}/{len(plan.shards)} shards, {ended['filtered']} filtered, "
-                f"{ended['rejected']} rejected",
+                note=f"{resumed.shards + done.shards}/{len(plan.shards)} shards, {filtered + done.filtered} filtered, "
+                f"{rejected + done.rejected} rejected",
             )
-            _check_rejects(job, plan, ended["rejected"], reasons)
+            _check_rejects(job, plan, rejected + done.rejected, reasons)
     return done
 
 
@@ -239,22 +243,15 @@ def _check_rejects(job: Job, plan: Plan, rejected: int, reasons: Counter[str]) -
         )
 
 
-def _summarise(
-    plan: Plan, records: Sequence[ShardRecord], resumed: Sequence[ShardRecord], record: RunRecord
-) -> RunSummary:
-    reasons = dict(plan.counts.reasons)
-    for shard in records:
-        for reason, count in shard.reasons.items():
-            reasons[reason] = reasons.get(reason, 0) + count
-    resumed_clips = sum(shard.planned for shard in resumed)
+def _summarise(plan: Plan, resumed: Tally, done: Tally, record: RunRecord) -> RunSummary:
     return RunSummary(
-        **total_counts(plan, records),
-        reasons=reasons,
-        shards=len(records),
-        resumed_shards=len(resumed),
-        resumed_clips=resumed_clips,
-        size_bytes=sum(shard.file.size_bytes for shard in records if shard.file),
-        worked_clips=plan.counts.clips - resumed_clips,
+        **total_counts(plan, (resumed, done)),
+        reasons=dict(Counter(plan.counts.reasons) + resumed.reasons + done.reasons),
+        shards=resumed.shards + done.shards,
+        resumed_shards=resumed.shards,
+        resumed_clips=resumed.planned,
+        size_bytes=resumed.size_bytes + done.size_bytes,
+        worked_clips=plan.counts.clips - resumed.planned,
         work_seconds=record.seconds.get("work", 0.0),
         worker_seconds=sum(record.worker_seconds.values()),
     )

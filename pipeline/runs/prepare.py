@@ -1,7 +1,7 @@
 """Prepare a corpus: media in, clip shards out."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 from pipeline.media.listing import MediaListing
@@ -16,7 +16,6 @@ from pipeline.runs.survey import MediaSpool
 from pipeline.stages.prepare import PrepareShard
 from pipeline.stages.protocol import ClipProtocol
 from pipeline.store.files import Folder
-from pipeline.store.ledger import ShardRecord
 from pipeline.store.plan import Plan
 from schemas.latent import TAKEN_COLUMNS
 from schemas.metadata import CLIP_STORE_FORMAT, FORMAT_VERSION
@@ -105,16 +104,12 @@ def prepare_job(
     retry: bool = False,
 ) -> Job:
     """The job of a clip store, for its first run and for every retry."""
-
-    def describe(_plan: Plan, _records: Sequence[ShardRecord]) -> dict[str, object]:
-        return {"preprocessing": identity["preprocessing"], "columns": identity["columns"]}
-
     return Job(
         name="prepare",
         store_format=CLIP_STORE_FORMAT,
         identity=identity,
         make_stage=partial(PrepareShard, output=output, protocol=protocol, policy=policy, retry=retry),
         workers=partial(prepare_workers, num_workers),
-        describe=describe,
+        details={"preprocessing": identity["preprocessing"], "columns": identity["columns"]},
         max_reject_fraction=max_reject_fraction,
     )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.stages.stage import ShardReport, ShardStage
+from pipeline.store.files import FullDiskError
 from pipeline.store.ledger import ShardRecord
 from pipeline.store.plan import PlannedShard
 
@@ -32,7 +33,7 @@ class Workers:
 
 
 class _ShardWorker:
-    """The Ray Data side of a stage: one row in (a planned shard), one row out (its report)."""
+    """The Ray Data side of a stage: one row in (a planned shard), one row out (its report, or word of a full disk)."""
 
     def __init__(self, make_stage: Callable[[], ShardStage]) -> None:
         self._stage = make_stage()
@@ -40,8 +41,13 @@ class _ShardWorker:
     def __call__(self, batch: dict[str, NDArray[np.object_]]) -> dict[str, NDArray[np.str_]]:
         (text,) = batch["shard"]
         row = json.loads(text)
-        report = self._stage(PlannedShard(**row | {"sources": tuple(row["sources"])}))
-        document = {"record": report.record.to_json(), "seconds": dict(report.seconds)}
+        try:
+            report = self._stage(PlannedShard(**row | {"sources": tuple(row["sources"])}))
+        except FullDiskError as error:
+            # As a row: of an exception Ray Data would print one trace a worker, where one message says it all.
+            document: dict[str, object] = {"full_disk": str(error)}
+        else:
+            document = {"record": report.record.to_json(), "seconds": dict(report.seconds)}
         return {"report": np.array([json.dumps(document)])}
 
 
@@ -52,6 +58,9 @@ def run_shards(
 
     A worker that dies is replaced and its shard done again, by Ray, `_MAX_RETRIES` times; an exception of the stage
     ends the run.
+
+    Raises:
+        FullDiskError: A worker found no room for its shard.
     """
     import ray.data
 
@@ -74,4 +83,6 @@ def run_shards(
         )
     for row in dataset.iter_rows():
         document = json.loads(row["report"])
+        if "full_disk" in document:
+            raise FullDiskError(document["full_disk"])
         yield ShardReport(record=ShardRecord.from_json(document["record"]), seconds=document["seconds"])

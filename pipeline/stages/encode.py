@@ -1,7 +1,10 @@
-"""Encode a shard: clips in, posteriors out, non-finite ones rejected, channel moments summed."""
+"""Encode a shard: clips in, posteriors out (mirrored too where asked), non-finite ones rejected, moments summed.
+
+Axes: B batch, T' x H' x W' the grid of tubelets, K latent channels; pixels of a clip are [T, H, W, C].
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 import numpy as np
@@ -17,7 +20,7 @@ from pipeline.store.latentshard import SUFFIXES, LatentShardWriter, ParquetLaten
 from pipeline.store.ledger import OutcomeRow, commit_shard
 from pipeline.store.moments import ChannelMoments
 from pipeline.store.plan import PlannedShard
-from schemas.latent import latent_schema
+from schemas.latent import FLIP_SUFFIX, latent_schema
 from schemas.outcome import Reason, Stage
 from vitok.config import Grid
 
@@ -29,6 +32,7 @@ class LatentFormat:
     format: StoreFormat = "parquet"
     dtype: str = "float16"
     columns: tuple[str, ...] = ("mean",)
+    """Latent columns, in their order (`schemas.latent.latent_columns`)."""
     passed: Mapping[str, str] = field(default_factory=dict)
     """Pass-through columns of the clip store, by name and type."""
 
@@ -62,13 +66,14 @@ class EncodeShard:
                     values, views = self._posteriors(clips)
                 with clock.step("write"):
                     for row, clip in enumerate(clips):
-                        finite = all(np.isfinite(view[row]).all() for view in views.values())
-                        if finite:
+                        nonfinite = [name for name, view in views.items() if not np.isfinite(view[row]).all()]
+                        if not nonfinite:
                             writer.write(clip.metadata, {name: array[row] for name, array in values.items()})
                             moments = moments.merge(ChannelMoments.of(views["mean"][row]))
                         else:
                             moments = moments.merge(ChannelMoments.nonfinite(views["mean"][row]))
-                            error = RejectClip(Reason.NONFINITE_LATENT, f"NaN or Inf in {self._latent.dtype}")
+                            message = f"NaN or Inf in {', '.join(nonfinite)} as {self._latent.dtype}"
+                            error = RejectClip(Reason.NONFINITE_LATENT, message)
                             outcomes.append(reject_clip(error, clip.metadata, Stage.ENCODE))
             with clock.step("commit"):
                 writer.close()
@@ -100,9 +105,13 @@ class EncodeShard:
         self, clips: Sequence[Clip]
     ) -> tuple[dict[str, NDArray[np.generic]], dict[str, NDArray[np.float32]]]:
         """By column: the arrays to store, [B, T', H', W', K], and what they are worth after rounding, as float32."""
-        posterior = self._tokenizer.encode(clips)
         dtype: torch.dtype = getattr(torch, self._latent.dtype)
+        posterior = self._tokenizer.encode(clips)
         by_column = {"mean": posterior.mean, "logvar": posterior.logvar}
+        if any(name.endswith(FLIP_SUFFIX) for name in self._latent.columns):
+            # A pass of its own, of the same shape: the columns of the clip as it is keep the bits they have without.
+            mirrored = self._tokenizer.encode([_mirror(clip) for clip in clips])
+            by_column |= {"mean" + FLIP_SUFFIX: mirrored.mean, "logvar" + FLIP_SUFFIX: mirrored.logvar}
         stored = {}
         for name in self._latent.columns:
             values = by_column[name]
@@ -115,3 +124,8 @@ class EncodeShard:
             for name, tensor in stored.items()
         }
         return bits, views
+
+
+def _mirror(clip: Clip) -> Clip:
+    """The clip with left and right exchanged."""
+    return replace(clip, pixels=clip.pixels[:, :, ::-1])

@@ -2,15 +2,15 @@
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
 
-from pipeline.store.files import Folder
+from pipeline.store.files import Folder, named_if_full
 from pipeline.store.plan import RunRefusedError
 from schemas.metadata import CLAIM_FILE
 
@@ -24,6 +24,7 @@ def claim(folder: Folder, *, break_claim: bool = False) -> Iterator[None]:
 
     Raises:
         RunRefusedError: Another run holds the folder.
+        FullDiskError: The disk has no room for the claim.
     """
     holder = json.dumps(
         {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -43,9 +44,11 @@ def _refusal(folder: Folder, holder: str, advice: str) -> RunRefusedError:
 @contextlib.contextmanager
 def _local_claim(folder: Folder, holder: bytes) -> Iterator[None]:
     path = Path(folder.path(CLAIM_FILE))
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        stream = path.open("a+b")
+        with named_if_full(folder.url, file=CLAIM_FILE):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Without a buffer: what a full disk refuses would be written once more on close.
+            stream = path.open("a+b", buffering=0)
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -58,16 +61,16 @@ def _local_claim(folder: Folder, holder: bytes) -> Iterator[None]:
             break
         stream.close()
     with stream:
-        stream.truncate(0)
-        stream.write(holder)
-        stream.flush()
         try:
+            with named_if_full(folder.url, file=CLAIM_FILE):
+                stream.truncate(0)
+                stream.write(holder)
             yield
         finally:
             path.unlink(missing_ok=True)
 
 
-def _is_named(stream: BinaryIO, path: Path) -> bool:
+def _is_named(stream: io.FileIO, path: Path) -> bool:
     """Whether an open file is the one that the path names now."""
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())

@@ -1,5 +1,6 @@
 """Folders on any file system: whole files or none, and paths that cannot leave their folder."""
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -15,6 +16,33 @@ from fsspec.implementations.local import LocalFileSystem
 
 TEMPORARY_FOLDER = ".tmp"
 _BLOCK_BYTES = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class FullDiskError(RuntimeError):
+    """A disk, or the quota on it, has no room for what is being written; the message names the folder."""
+
+
+@contextmanager
+def named_if_full(place: str, *, file: str) -> Iterator[None]:
+    """Say of a write that finds no room where it was to go, and what to do.
+
+    Args:
+        place: Folder that the disk is asked for.
+        file: What is being written there.
+
+    Raises:
+        FullDiskError: The disk has no room, or the quota on it is used up.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise FullDiskError(
+            f"{place}: the disk is full ({error.strerror}), {file} was not written. What is committed there is whole: "
+            "make room and start the same command again, it goes on from there"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,29 +161,42 @@ class Folder:
         return sorted(str(name).removeprefix(prefix) for name in self.file_system.find(start))
 
     def remove(self, relative: str) -> None:
-        """Delete a file, or a folder and what it holds; nothing happens where it is absent."""
-        if self.exists(relative):
-            self.file_system.rm(self.path(relative), recursive=True)
+        """Delete a file, or a folder and what it holds; nothing happens where it is absent.
+
+        Local: also while others write and delete in the folder, as workers do that outlive their killed run for a
+        moment.
+        """
+        while self.exists(relative):
+            try:
+                self.file_system.rm(self.path(relative), recursive=True)
+                return
+            except OSError as error:
+                if not self.is_local or error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                    raise
 
     @contextmanager
     def stage(self, relative: str) -> Iterator[StagedFile]:
         """Write a file that appears whole on `commit`, or not at all.
 
         Local: a temporary file beside, fsync, rename. Object stores: a local temporary file, then one upload.
+
+        Raises:
+            FullDiskError: The disk has no room for it.
         """
         final = self.path(relative)
-        if self.is_local:
-            temporary = Path(self.path(TEMPORARY_FOLDER)) / f"{uuid.uuid4().hex}-{PurePosixPath(final).name}"
-            temporary.parent.mkdir(parents=True, exist_ok=True)
-        else:
-            descriptor, name = tempfile.mkstemp(prefix="vitok-")
-            os.close(descriptor)
-            temporary = Path(name)
-        try:
-            with temporary.open("wb") as stream:
-                yield StagedFile(self, relative, stream)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with named_if_full(self.url if self.is_local else tempfile.gettempdir(), file=relative):
+            if self.is_local:
+                temporary = Path(self.path(TEMPORARY_FOLDER)) / f"{uuid.uuid4().hex}-{PurePosixPath(final).name}"
+                temporary.parent.mkdir(parents=True, exist_ok=True)
+            else:
+                descriptor, name = tempfile.mkstemp(prefix="vitok-")
+                os.close(descriptor)
+                temporary = Path(name)
+            try:
+                with temporary.open("wb") as stream:
+                    yield StagedFile(self, relative, stream)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def write_bytes(self, relative: str, data: bytes) -> FileRecord:
         """Write a whole file at once, replacing what was there."""

@@ -1,12 +1,19 @@
 """Finished stores: closed by their index and a sealed `store.json`, and opened with both checked."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Protocol, Self
+
+import pyarrow as pa
 
 from pipeline.store.documents import read_json, sealed, write_json
 from pipeline.store.files import Folder
 from pipeline.store.ledger import ShardRecord, write_index
+from pipeline.store.moments import ChannelMoments
 from pipeline.store.plan import Plan, read_table
 from schemas.metadata import FORMAT_VERSION, INDEX_FILE, PLAN_FILE, STORE_FILE, check_format, ledger_file
 
@@ -47,45 +54,142 @@ class Store:
         return {"fingerprint": self.document["fingerprint"], "index_sha256": index["sha256"]}
 
 
+@dataclass(kw_only=True, slots=True)
+class Tally:
+    """What shards add up to: takes their records one at a time and keeps none."""
+
+    shards: int = 0
+    planned: int = 0
+    stored: int = 0
+    filtered: int = 0
+    rejected: int = 0
+    size_bytes: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, records: Iterable[ShardRecord]) -> Self:
+        """The sum of records."""
+        tally = cls()
+        for record in records:
+            tally.add(record)
+        return tally
+
+    def add(self, record: ShardRecord) -> None:
+        """Count a shard in."""
+        self.shards += 1
+        self.planned += record.planned
+        self.stored += record.stored
+        self.filtered += record.filtered
+        self.rejected += record.rejected
+        self.size_bytes += record.file.size_bytes if record.file else 0
+        for reason, count in record.reasons.items():
+            self.reasons[reason] += count
+
+
+class Sums(Protocol):
+    """What a format adds up over its shards beside the counts, one record at a time and in plan order."""
+
+    def add(self, record: ShardRecord) -> None:
+        """Count a shard in."""
+
+    def to_json(self) -> Mapping[str, object]:
+        """Its keys of `store.json`."""
+
+
+class Normalisation:
+    """`Sums` of a latent store: mean and std of each channel over the corpus and per bucket.
+
+    The moments of a bucket are merged as they come, those of the corpus out of the buckets' in order of their names:
+    one plan gives the same bits, however its shards were made.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self._channels = channels
+        self._buckets: dict[str, ChannelMoments] = {}
+
+    def add(self, record: ShardRecord) -> None:
+        """Merge the moments of a shard of `pipeline.stages.encode`."""
+        moments = record.sums["moments"]
+        assert isinstance(moments, dict)
+        merged = self._buckets.get(record.bucket) or ChannelMoments.empty(self._channels)
+        self._buckets[record.bucket] = merged.merge(ChannelMoments.from_json(moments))
+
+    def to_json(self) -> dict[str, object]:
+        """The key `normalisation` of `store.json`."""
+        merged = dict(sorted(self._buckets.items()))
+        return {
+            "normalisation": {
+                "all": ChannelMoments.merge_all(merged.values(), self._channels).normalisation(),
+                "buckets": {bucket: moments.normalisation() for bucket, moments in merged.items()},
+            }
+        }
+
+
 def close_store(
     folder: Folder,
     plan: Plan,
-    records: Sequence[ShardRecord],
+    records: Iterable[ShardRecord],
     *,
     format_name: str,
     details: Mapping[str, object],
+    sums: Sums | None = None,
 ) -> None:
     """Fold the ledger into the index, then write `store.json`: from then on the store is finished.
 
     Args:
         folder: The store.
         plan: Its plan.
-        records: Of every planned shard, in plan order.
+        records: Of every planned shard, in plan order; read once, and none is kept.
         format_name: One of the formats of `schemas.metadata`.
         details: The format's own keys of `store.json`.
+        sums: Further ones, added up over the records.
+
+    Raises:
+        ValueError: A planned shard has no record, or a record no planned shard.
     """
-    named = {record.outcomes.path for record in records if record.outcomes is not None}
+    buckets: dict[str, Tally] = {}
+    outcomes: set[str] = set()
+
+    def passing() -> Iterator[ShardRecord]:
+        for record in _in_plan_order(folder, plan, records):
+            buckets.setdefault(record.bucket, Tally()).add(record)
+            if record.outcomes is not None:
+                outcomes.add(record.outcomes.path)
+            if sums is not None:
+                sums.add(record)
+            yield record
+
+    index = write_index(folder, passing())
     for path in folder.find("outcomes"):
-        if path not in named:
+        if path not in outcomes:
             folder.remove(path)  # a retry cured all that it tells of
-    index = write_index(folder, records)
-    buckets: dict[str, dict[str, int]] = {}
-    for shard in records:
-        bucket = buckets.setdefault(shard.bucket, {"shards": 0, "clips": 0, "size_bytes": 0})
-        bucket["shards"] += 1
-        bucket["clips"] += shard.stored
-        bucket["size_bytes"] += shard.file.size_bytes if shard.file else 0
     document = {
         "format": format_name,
         "format_version": FORMAT_VERSION,
         "fingerprint": plan.fingerprint,
         "plan_sha256": hashlib.sha256(folder.read_bytes(PLAN_FILE)).hexdigest(),
-        "counts": total_counts(plan, records),
-        "buckets": buckets,
+        "counts": total_counts(plan, buckets.values()),
+        "buckets": {
+            name: {"shards": tally.shards, "clips": tally.stored, "size_bytes": tally.size_bytes}
+            for name, tally in buckets.items()
+        },
         "index": index.to_json(),
         **details,
+        **(sums.to_json() if sums is not None else {}),
     }
     write_json(folder, STORE_FILE, sealed(document))
+
+
+def _in_plan_order(folder: Folder, plan: Plan, records: Iterable[ShardRecord]) -> Iterator[ShardRecord]:
+    for shard, record in zip_longest(plan.shards, records):
+        if shard is None or record is None or shard.index != record.index:
+            expected = "no further shard" if shard is None else f"shard {shard.index}"
+            found = "no further record" if record is None else f"the record of shard {record.index}"
+            raise ValueError(
+                f"{folder.url}: the plan goes on with {expected}, the ledger with {found}: the store cannot be closed; "
+                "start its job again, and it makes what is missing"
+            )
+        yield record
 
 
 def drop_shards(folder: Folder, rows: Sequence[IndexRow]) -> None:
@@ -103,7 +207,7 @@ def drop_shards(folder: Folder, rows: Sequence[IndexRow]) -> None:
                 folder.remove(path)
 
 
-def total_counts(plan: Plan, shards: Sequence[ShardRecord | IndexRow]) -> dict[str, int]:
+def total_counts(plan: Plan, shards: Collection[ShardRecord | IndexRow | Tally]) -> dict[str, int]:
     """Planned, stored, filtered and rejected clips of a store: its shards and what ended while planning."""
     return {
         "planned": plan.counts.planned,
@@ -134,5 +238,12 @@ def open_store(folder: Folder, *, format_name: str) -> Store:
     assert isinstance(index, dict)
     if hashlib.sha256(data).hexdigest() != index["sha256"]:
         raise ValueError(f"{folder.path(INDEX_FILE)} is not the index that {STORE_FILE} was written with: damaged")
-    rows = [IndexRow(**row) for row in read_table(data).to_pylist()]
-    return Store(folder=folder, document=document, rows=rows)
+    return Store(folder=folder, document=document, rows=_rows(read_table(data)))
+
+
+def _rows(table: pa.Table) -> list[IndexRow]:
+    """The rows of an index, without a dictionary for each; equal names of buckets are one string."""
+    columns = {name: table.column(name).to_numpy().tolist() for name in table.column_names}
+    columns["bucket"] = list(map(sys.intern, columns["bucket"]))
+    names = list(columns)
+    return [IndexRow(**dict(zip(names, values, strict=True))) for values in zip(*columns.values(), strict=True)]

@@ -1,5 +1,6 @@
 """Plan first: which shards there are and what is in them, fixed before any work and named by a fingerprint."""
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,9 @@ from pipeline.store.documents import fingerprint, read_json, write_json
 from pipeline.store.files import FileRecord, Folder, StagedFile
 from schemas.manifest import PLANNED_CLIP_SCHEMA, PLANNED_SHARD_SCHEMA
 from schemas.metadata import FORMAT_VERSION, PLAN_FILE, SHARDS_FILE, SHARDS_PER_PLAN_FILE, clips_file, differences
+
+_LOADED_ROWS = 4096
+"""Rows of planned shards that are dictionaries at one time while a plan is loaded."""
 
 
 class RunRefusedError(RuntimeError):
@@ -106,7 +110,7 @@ class Plan:
         assert isinstance(identity, dict)
         assert isinstance(files, list)
         with folder.open(SHARDS_FILE) as stream:
-            rows = read_table(stream).to_pylist()
+            table = read_table(stream)
         return cls(
             job=str(document["job"]),
             fingerprint=str(document["fingerprint"]),
@@ -114,13 +118,15 @@ class Plan:
             counts=PlanCounts(**counts),
             files=tuple(FileRecord.from_json(file) for file in files),
             shards=tuple(
+                # Equal names of buckets are one string.
                 PlannedShard(
                     index=row["shard"],
-                    bucket=row["bucket"],
+                    bucket=sys.intern(row["bucket"]),
                     num_clips=row["num_clips"],
                     sources=tuple(row["sources"]),
                 )
-                for row in rows
+                for batch in table.to_batches(max_chunksize=_LOADED_ROWS)
+                for row in batch.to_pylist()
             ),
         )
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from schemas.clip import ClipMetadata
-from schemas.latent import CLIP_COLUMNS, LATENT_DTYPES, audit_schema, latent_schema
+from schemas.latent import CLIP_COLUMNS, LATENT_DTYPES, TAKEN_COLUMNS, audit_schema, latent_columns, latent_schema
 
 
 def test_clip_columns_are_the_metadata_in_its_order():
@@ -29,6 +29,20 @@ def test_a_cell_has_the_bytes_of_its_array_and_says_its_shape(dtype, item_bytes,
         assert field.metadata[b"dtype"].decode() == dtype
         assert tuple(json.loads(field.metadata[b"shape"])) == shape
         assert field.metadata[b"layout"] == b"T H W K"
+
+
+@pytest.mark.parametrize("logvar", [False, True])
+def test_the_mirrored_view_doubles_the_columns_and_follows_them(logvar):
+    plain = latent_columns(logvar=logvar, flip=False)
+    assert plain == (("mean", "logvar") if logvar else ("mean",))
+    both = latent_columns(logvar=logvar, flip=True)
+    assert both[: len(plain)] == plain
+    assert both[len(plain) :] == tuple(f"{name}_flip" for name in plain)
+
+
+def test_no_pass_through_column_may_take_the_name_of_another():
+    assert set(latent_columns(logvar=True, flip=True)) < TAKEN_COLUMNS
+    assert {column.name for column in CLIP_COLUMNS} < TAKEN_COLUMNS
 
 
 def test_the_schema_survives_a_file_footer():

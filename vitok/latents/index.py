@@ -76,11 +76,13 @@ def read_index(url: str) -> LatentIndex:
         raise ValueError(f"{url}: {INDEX_FILE} is not the index that {STORE_FILE} was written with: damaged")
     # Not pq.read_table of a Python file: its threads may outlive the call and abort the interpreter as it ends.
     table = pq.ParquetFile(pa.BufferReader(data)).read(columns=["path", "bucket", "stored"], use_threads=False)
-    rows = table.to_pylist()
+    # Through numpy, and each bucket's name parsed once: a dictionary for each row takes five times as long.
+    paths, buckets, counts = (table.column(name).to_numpy().tolist() for name in ("path", "bucket", "stored"))
+    grids = {bucket: _parse_grid(bucket) for bucket in set(buckets)}
     shards = tuple(
-        LatentShard(path=row["path"], grid=_parse_grid(row["bucket"]), num_clips=row["stored"])
-        for row in rows
-        if row["path"] is not None
+        LatentShard(path=path, grid=grids[bucket], num_clips=count)
+        for path, bucket, count in zip(paths, buckets, counts, strict=True)
+        if path is not None
     )
     offsets = tuple(accumulate((shard.num_clips for shard in shards), initial=0))
     return LatentIndex(document=document, shards=shards, offsets=offsets)

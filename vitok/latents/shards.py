@@ -27,7 +27,7 @@ class LatentRows:
     """Neighbouring rows of one shard."""
 
     latents: dict[str, Tensor]
-    """By column ("mean", "logvar"): [rows, T', H', W', K] of the stored dtype."""
+    """By column ("mean", "mean_flip", ...): [rows, T', H', W', K] of the stored dtype."""
     columns: dict[str, list[object]]
     """The other columns, "key" among them."""
 

@@ -15,7 +15,7 @@ from vitok.latents.shards import DTYPES, LatentRows, read_rows
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatentStatistics:
-    """Moments of the stored means, per channel."""
+    """Moments of the stored means, per channel; the mirrored view's are not in them."""
 
     count: int
     """Values of one channel."""
@@ -30,7 +30,7 @@ class LatentBatch:
     """Latents of one grid."""
 
     latents: dict[str, Tensor]
-    """By column ("mean", "logvar"): [B, T', H', W', K] of the stored dtype."""
+    """By latent column of the store: [B, T', H', W', K] of the stored dtype."""
     columns: dict[str, list[object]]
     """The other columns by name, "key" among them, each of length B."""
 
@@ -58,7 +58,7 @@ class LatentStore:
         self.channels = int(cast(int, latent["channels"]))
         """K."""
         self.latent_columns = tuple(cast(Sequence[str], latent["columns"]))
-        """("mean",) or ("mean", "logvar")."""
+        """"mean", "logvar" where it was stored, then "mean_flip" and "logvar_flip" where the mirrored view was."""
         self._dtype_name = str(latent["dtype"])
 
     def __len__(self) -> int:

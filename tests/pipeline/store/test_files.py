@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,33 @@ def test_removing_is_safe_to_repeat(folder):
     folder.remove("a")
     folder.remove("a")
     assert folder.find() == []
+
+
+def test_a_folder_is_removed_while_others_still_write_in_it(tmp_path):
+    folder = Folder(str(tmp_path))
+    lost = threading.Semaphore(0)
+    ended = threading.Event()
+
+    def write():
+        while not ended.is_set():
+            try:
+                folder.write_bytes("written.bin", PAYLOAD)
+            except (FileNotFoundError, FileExistsError):  # the folder came or went under it
+                lost.release()
+
+    writers = [threading.Thread(target=write) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(200):
+            while not lost.acquire(blocking=False):
+                folder.remove(TEMPORARY_FOLDER)
+    finally:
+        ended.set()
+        for writer in writers:
+            writer.join()
+    folder.remove(TEMPORARY_FOLDER)
+    assert set(folder.find()) <= {"written.bin"}
 
 
 def test_a_missing_file_says_so(folder):

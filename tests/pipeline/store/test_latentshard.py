@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from pipeline.store.latentshard import ParquetLatentWriter, TarLatentWriter
-from schemas.latent import CLIP_COLUMNS, ROW_GROUP_ROWS, latent_schema
+from schemas.latent import CLIP_COLUMNS, ROW_GROUP_ROWS, latent_columns, latent_schema
 from vitok.latents.shards import read_rows
 
 SHAPE = (2, 3, 4, 5)
-COLUMNS = ("mean", "logvar")
+COLUMNS = latent_columns(logvar=True, flip=True)
 DTYPES = ("float16", "bfloat16", "float32")
 FORMATS = ("parquet", "tar")
 # Arrays as the writers take them: numpy has no bfloat16, so its bits travel as uint16.
@@ -123,7 +123,8 @@ def test_a_tar_is_plain_npy_and_json(write):
     values = latents("bfloat16", 2)
     with tarfile.open(fileobj=io.BytesIO(write("tar", "bfloat16", values))) as tar:
         entries = tar.getmembers()
-        assert [e.name for e in entries[:3]] == ["clip-0.mean.npy", "clip-0.logvar.npy", "clip-0.json"]
+        extensions = ["mean.npy", "logvar.npy", "mean_flip.npy", "logvar_flip.npy", "json"]
+        assert [e.name for e in entries[:5]] == [f"clip-0.{extension}" for extension in extensions]
         assert {(e.mtime, e.uid, e.gid, e.uname, e.gname, e.mode) for e in entries} == {(0, 0, 0, "", "", 0o444)}
         array = np.load(io.BytesIO(tar.extractfile("clip-1.mean.npy").read()), allow_pickle=False)
         assert array.dtype == np.uint16

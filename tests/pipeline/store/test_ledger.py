@@ -1,14 +1,24 @@
 """Only a ledger record makes a shard exist, and it accounts for every planned clip."""
 
-from dataclasses import fields
+import hashlib
+from dataclasses import fields, replace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.store.files import FileRecord, Folder
-from pipeline.store.ledger import OutcomeRow, ShardRecord, commit_shard, read_ledger, write_index
+from pipeline.store.ledger import (
+    OutcomeRow,
+    ShardRecord,
+    commit_shard,
+    index_row,
+    read_ledger,
+    read_record,
+    write_index,
+)
 from pipeline.store.plan import PlannedShard
 from schemas.manifest import INDEX_SCHEMA
 from schemas.metadata import INDEX_FILE, ledger_file
@@ -83,9 +93,77 @@ def test_the_ledger_gives_back_what_was_committed_in_order(folder, commit):
     assert list(ledger) == [0, 999, 1000, 2000]
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3, 1000])
+def test_records_read_in_batches_are_those_read_one_by_one(folder, commit, monkeypatch, batch):
+    monkeypatch.setattr("pipeline.store.ledger._BATCH_RECORDS", batch)
+    monkeypatch.setattr("pipeline.store.ledger._READERS", 2)
+    records = [commit(index, psnr=0.1 + index) for index in (0, 1, 3, 999, 1000, 1001, 5000)]
+    ledger = read_ledger(folder)
+    assert list(ledger.values()) == records == [ledger[index] for index in ledger]
+    assert list(ledger.items()) == [(entry.index, entry) for entry in records]
+    assert len(ledger) == len(ledger.values()) == len(records)
+
+
+def test_who_takes_a_few_records_may_stop(folder, commit, monkeypatch):
+    monkeypatch.setattr("pipeline.store.ledger._BATCH_RECORDS", 1)
+    first, *_ = [commit(index) for index in range(8)]
+    assert next(iter(read_ledger(folder).values())) == first
+
+
+def test_a_ledger_is_what_was_committed_when_it_was_read(folder, commit):
+    commit(0)
+    before = read_ledger(folder)
+    commit(1)
+    assert (0 in before, 1 in before, list(before)) == (True, False, [0])
+    assert list(read_ledger(folder)) == [0, 1]
+    with pytest.raises(KeyError):
+        before[1]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["ledger/notes.json", "ledger/00000/00000001.json~", "ledger/00000/1.json", "ledger/00001/00000001.json"],
+)
+def test_a_file_of_another_name_is_no_record(folder, commit, path):
+    committed = commit(0)
+    folder.write_bytes(path, folder.read_bytes(ledger_file(0)))
+    assert read_ledger(folder) == {0: committed}
+
+
+@pytest.mark.parametrize("data", [b"", b'{"shard": 0', b"[]", b'{"shard": 0}'])
+def test_a_record_that_cannot_be_read_is_named(folder, commit, data):
+    commit(0)
+    folder.write_bytes(ledger_file(0), data)
+    with pytest.raises(ValueError, match=r"00000000\.json: is no ledger record"):
+        list(read_ledger(folder).values())
+    with pytest.raises(ValueError, match=r"00000000\.json: is no ledger record"):
+        read_record(folder, 0)
+
+
+def test_a_record_under_the_name_of_another_shard_is_named(folder, commit):
+    commit(0)
+    folder.write_bytes(ledger_file(1), folder.read_bytes(ledger_file(0)))
+    with pytest.raises(ValueError, match=r"00000001\.json: holds the record of shard 0, expected 1"):
+        list(read_ledger(folder).values())
+
+
+def test_a_record_has_the_hash_of_its_file(folder, commit):
+    committed = commit(0, moments={"mean": [0.1, 1e-300]})
+    (read,) = read_ledger(folder).values()
+    assert committed.sha256 == read.sha256 == hashlib.sha256(folder.read_bytes(ledger_file(0))).hexdigest()
+
+
+def test_a_changed_copy_of_a_record_has_a_hash_of_its_own(folder, commit):
+    commit(0)
+    (read,) = read_ledger(folder).values()
+    changed = replace(read, bucket="grid=9x9x9")
+    assert changed.sha256 == ShardRecord.from_json(changed.to_json()).sha256 != read.sha256
+
+
 def test_a_ledger_of_an_object_store_reads_the_same(memory_url):
     folder = Folder(memory_url)
     shard = PlannedShard(index=0, bucket="grid=1x2x2", num_clips=0)
+    assert read_ledger(folder) == {}
     committed = commit_shard(folder, shard, file=None, stored=0, outcomes=[], sums={})
     assert read_ledger(folder) == {0: committed}
 
@@ -158,3 +236,20 @@ def test_a_file_record_names_its_file(folder):
     assert folder.write_bytes("a", b"1") == FileRecord(
         path="a", size_bytes=1, sha256="6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
     )
+
+
+def test_an_index_is_the_same_table_in_any_row_groups(folder, commit, monkeypatch):
+    records = [commit(index) for index in range(5)]
+    rows = [index_row(entry) for entry in records]
+    write_index(folder, records)
+    whole = pq.ParquetFile(folder.open(INDEX_FILE))
+    assert (whole.num_row_groups, whole.read()) == (1, pa.Table.from_pylist(rows, schema=INDEX_SCHEMA))
+    monkeypatch.setattr("pipeline.store.ledger._INDEX_ROWS", 2)
+    write_index(folder, iter(records))
+    parts = pq.ParquetFile(folder.open(INDEX_FILE))
+    assert (parts.num_row_groups, parts.read()) == (3, whole.read())
+
+
+def test_an_index_of_no_records_is_an_empty_table(folder):
+    write_index(folder, [])
+    assert pq.read_table(folder.open(INDEX_FILE)) == INDEX_SCHEMA.empty_table()

@@ -149,6 +149,23 @@ def test_a_plan_comes_back_as_it_was_saved(folder, plan):
     assert plan.counts.planned == 5
 
 
+@pytest.mark.parametrize("rows", [1, 3, 4096])
+def test_a_plan_of_many_shards_loads_as_it_was_saved(folder, monkeypatch, rows):
+    monkeypatch.setattr("pipeline.store.plan._LOADED_ROWS", rows)
+    shards = tuple(
+        PlannedShard(
+            index=index,
+            bucket=BUCKETS[index % 3],
+            num_clips=10**6 + index,
+            sources=tuple(f"{part}.tar" for part in range(index % 4)),
+        )
+        for index in range(11)
+    )
+    saved = Plan.save(folder, job="encode", identity=IDENTITY, counts=PlanCounts(media=0, clips=3), shards=shards)
+    assert Plan.load(folder) == saved
+    assert saved.shards == shards
+
+
 def test_a_plan_without_its_last_file_is_no_plan(folder, plan):
     folder.remove(names.PLAN_FILE)
     assert Plan.load(folder) is None

@@ -129,14 +129,6 @@ def run_planned(
         plan = _plan_or_resume(job, make_plan, output, record)
         committed = read_ledger(output)
         pending = [shard for shard in plan.shards if shard.index not in committed]
-        if committed:
-            logger.info(
-                "%s: %d of %d shards were already committed in %s",
-                job.name,
-                len(committed),
-                len(plan.shards),
-                output.url,
-            )
         return work_and_close(job, plan, output, record, committed=committed, pending=pending)
 
 
@@ -162,6 +154,15 @@ def work_and_close(
     again = {shard.index for shard in pending}
     with record.phase("resume"):
         resumed = Tally.of(shard for shard in committed.values() if shard.index not in again)
+    if resumed.shards:
+        logger.info(
+            "%s: %d of %d shards (%d clips) were already committed in %s",
+            job.name,
+            resumed.shards,
+            len(plan.shards),
+            resumed.planned,
+            output.url,
+        )
     done = Tally()
     if pending:
         with record.phase("ray"):

@@ -52,7 +52,7 @@ def plan_clips(
         ended = write_outcomes(output, PLAN_OUTCOMES_FILE, rows)
         writer.finish()
     files += [*writer.files, *([ended] if ended else [])]
-    report_buckets(layout.buckets, shard_size)
+    _report_buckets(layout.buckets, shard_size)
     return Plan.save(
         output, job="prepare", identity=identity, counts=layout.counts(), shards=writer.shards, files=files
     )
@@ -108,7 +108,7 @@ class _Layout:
         )
 
 
-def report_buckets(buckets: Mapping[str, int], shard_size: int) -> None:
+def _report_buckets(buckets: Mapping[str, int], shard_size: int) -> None:
     """Say how many clips each bucket gets; small ones are kept as they are, and told apart."""
     if len(buckets) > 1:
         logger.info("prepare: clips by bucket: %s", ", ".join(f"{name} {buckets[name]}" for name in sorted(buckets)))

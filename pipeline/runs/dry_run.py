@@ -78,7 +78,8 @@ def dry_run(config: PrepareConfig) -> Forecast:
         rows = open_store(Folder(folder), format_name=CLIP_STORE_FORMAT).rows
         clips: Counter[str] = Counter()
         for row in rows:
-            clips[row.bucket] += row.stored
+            if row.stored:
+                clips[row.bucket] += row.stored
         return Forecast(
             media=spool.kinds,
             ignored=listing.ignored,

@@ -197,3 +197,11 @@ def test_a_dry_run_foretells_the_run_and_writes_nothing(corpus, ray_here, tmp_pa
     assert forecast.size_bytes == sum(path.stat().st_size for path in output.glob("grid=*/*.tar"))
     assert forecast.clips_per_second > 0
     assert "8 image, 2 video" in str(forecast)
+
+
+def test_a_dry_run_over_broken_media_alone_says_that_nothing_would_be_stored(ray_here, tmp_path):
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "empty.png").write_bytes(b"")
+    forecast = dry_run(PrepareConfig(input=(str(tmp_path / "media"),), output=str(tmp_path / "store"), **FLAGS))
+    assert (forecast.clips, forecast.ended) == ({}, {"empty_file": 1})
+    assert "lost       1 empty_file" in str(forecast)

@@ -33,7 +33,7 @@ class PixelCodec:
 
     name: CodecName = "jpeg"
     quality: int = 98
-    """JPEG only, 1 to 100. The lowest whose worst photograph lies above what tokenizers reach (README, Clip codecs)."""
+    """JPEG only, 1 to 100. The lowest whose worst photograph lies above what tokenizers reach (README, Preparing)."""
     subsampling: Subsampling = "444"
     """JPEG only: chroma kept whole by default, since tokenizers are judged on it."""
 

@@ -31,7 +31,8 @@ from pipeline.store.files import FileRecord, Folder
 from pipeline.store.index import Normalisation, Tally, close_store, open_store
 from pipeline.store.ledger import ShardRecord, read_ledger
 from pipeline.store.moments import ChannelMoments
-from pipeline.store.plan import Plan, PlanCounts, PlannedShard
+from pipeline.store.plan import Plan, PlanCounts
+from pipeline.store.planned_shards import PlannedShard
 from schemas.metadata import LATENT_STORE_FORMAT, ledger_file
 
 if TYPE_CHECKING:

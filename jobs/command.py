@@ -20,10 +20,16 @@ Config = TypeVar("Config")
 COMMANDS = {
     "prepare": ("jobs.prepare_corpus", "media to clip shards"),
     "train": ("jobs.train_tokenizer", "clip shards to a tokenizer"),
-    "encode": ("jobs.encode_corpus", "clip shards and a tokenizer to a latent store"),
-    "audit": ("jobs.audit_reconstruction", "how well a tokenizer gives clips back, with a report"),
+    "encode": ("jobs.encode_corpus", "clip shards or media, and a tokenizer, to a latent store"),
+    "audit": ("jobs.audit_reconstruction", "how well tokenizers give clips back, with a record and a report"),
+    "compare": ("jobs.compare_audits", "two audits side by side"),
     "retry": ("jobs.retry_rejects", "try once more what failed for a passing reason"),
     "verify": ("jobs.verify_store", "prove that a store is whole"),
+    "show": ("jobs.show_store", "a page about a store: what it holds, what it lost, where it comes from"),
+    "merge": ("jobs.merge_stores", "join stores that were made alike"),
+    "why-stale": ("jobs.explain_staleness", "what differs between what made a latent store and what is there now"),
+    "train-generator": ("jobs.train_generator", "a latent store to a generator of latents"),
+    "sample": ("jobs.sample_generator", "a generator and its tokenizer to clips, with pictures and scores"),
     "study": ("jobs.study_scaling", "train tokenizers of several sizes, and how quality follows size"),
     "describe": ("jobs.describe_model", "parameters, MACs and latent size of variants"),
     "demo": ("jobs.run_demo", "the whole chain on photographs and clips from installed packages"),
@@ -32,11 +38,14 @@ COMMANDS = {
 
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the environment of a job that was submitted."""
-_PLACES = ("input", "shards", "validation", "tokenizer", "store", "output")
+_PLACES = frozenset(
+    ["input", "shards", "validation", "tokenizer", "latents", "store", "stores", "generator", "reference", "output"]
+    + ["first", "second"]
+)
 """Flags that name a file or a folder."""
 
 EXIT_FAILED = 1
-"""The answer is no: a store is not whole, more is rejected than is borne, the disk is full."""
+"""The answer is no: a store is not whole, more is rejected than is borne, the disk is full or a server fails."""
 EXIT_USAGE = 2
 """A flag or an input cannot be used; the message says which."""
 EXIT_REFUSED = 3
@@ -64,7 +73,7 @@ def run(
 
     from pipeline.runs.planned import TooManyRejectsError
     from pipeline.runs.record import StartClock
-    from pipeline.store.files import FullDiskError
+    from pipeline.store.faults import StorageError
     from pipeline.store.plan import RunRefusedError
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
@@ -81,7 +90,7 @@ def run(
         return function(config, StartClock(started=_STARTED))
     except RunRefusedError as error:
         return _fail(error, EXIT_REFUSED)
-    except (TooManyRejectsError, FullDiskError) as error:
+    except (TooManyRejectsError, StorageError) as error:
         return _fail(error, EXIT_FAILED)
     except (ValueError, FileNotFoundError) as error:
         if hasattr(error, "__notes__"):  # a run had begun, so its flags and inputs were good
@@ -110,6 +119,8 @@ def _refuse_relative_paths(config: object) -> None:
     Raises:
         ValueError: A flag that names a place is a relative path.
     """
+    from vitok.adapters.foreign import is_function_name
+
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -117,6 +128,8 @@ def _refuse_relative_paths(config: object) -> None:
         if field.name not in _PLACES:
             continue
         for place in (value,) if isinstance(value, str) else value:
+            if field.name == "tokenizer" and is_function_name(place):
+                continue
             if place and "://" not in place and not place.startswith("/"):
                 raise ValueError(
                     f"--{field.name}: {place!r} is relative, and a submitted job runs in a copy of the working "
@@ -125,7 +138,8 @@ def _refuse_relative_paths(config: object) -> None:
 
 
 def _usage() -> str:
-    lines = [f"  {name:8} {purpose}\n" for name, (_, purpose) in COMMANDS.items()]
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}} {purpose}\n" for name, (_, purpose) in COMMANDS.items()]
     return "usage: vitok COMMAND [FLAGS]\n\n" + "".join(lines) + "\n`vitok COMMAND --help` lists its flags.\n"
 
 

@@ -1,4 +1,4 @@
-"""Encode a corpus: the posterior of every clip, in a latent store that generator training reads."""
+"""Encode a corpus: the posterior of every clip, stored or made of media, in the store that generator training reads."""
 
 import sys
 

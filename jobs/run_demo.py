@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from jobs.command import run
-from pipeline.runs.audit import AuditConfig, AuditResult, audit
+from pipeline.runs.audit import AuditResult, audit
+from pipeline.runs.audit_config import AuditConfig
 from pipeline.runs.encode import EncodeConfig, encode
 from pipeline.runs.planned import RunSummary
 from pipeline.runs.prepare import prepare
@@ -122,7 +123,9 @@ def chain(root: Path, *, steps: int, clock: StartClock | None = None) -> DemoRes
     audited = audit(
         AuditConfig(
             shards=str(root / "clips" / "held-out"),
-            tokenizer=training.tokenizer,
+            tokenizer=(training.tokenizer,),
+            codecs=("jpeg",),
+            codec_qualities=(10, 50),
             output=str(root / "audit"),
         )
     )
@@ -184,7 +187,7 @@ def read(url: str) -> tuple[float, int]:
 
 def table(result: DemoResult) -> str:
     """The demo's table, as text."""
-    means = result.audit.means
+    audited = result.audit.candidates[0]
     share = result.pixel_bytes / result.latents.size_bytes
     rows: list[tuple[str, str]] = []
     for name, summary in (("prepare", result.train_clips), ("prepare, held out", result.held_out_clips)):
@@ -192,11 +195,11 @@ def table(result: DemoResult) -> str:
         rows.append(("", _rate(summary)))
     rows += [("rejected", ", ".join(f"{count} {reason}" for reason, count in result.train_clips.reasons.items()))]
     rows += [("train", _training(result.training))]
-    for name, summary in (("encode", result.latents), ("audit", result.audit.summary)):
+    for name, summary in (("encode", result.latents), ("audit", audited.summary)):
         rows.append((name, _accounting(summary)))
         rows.append(("", _rate(summary)))
     rows += [
-        ("held-out clips", f"PSNR {means['psnr']:.2f} dB, SSIM {means['ssim']:.3f}"),
+        ("held-out clips", f"PSNR {audited.values['psnr']:.2f} dB, SSIM {audited.values['ssim']:.3f}"),
         ("store", f"{result.latents.size_bytes:,} bytes, {share:.1f} times less than the pixels"),
         ("read", f"{result.read_per_second:,.0f} clips/s, one process"),
         ("report", result.audit.report),

@@ -126,11 +126,6 @@ def latent_schema(*, passed: Mapping[str, str], shape: Sequence[int], dtype: str
     return pa.schema([*clip_schema(passed), *(pa.field(name, pa.binary(size), False, metadata) for name in columns)])
 
 
-def audit_schema(*, passed: Mapping[str, str], metrics: Sequence[str]) -> pa.Schema:
-    """Schema of an audit's Parquet shard: the clip's columns and one float64 column a metric."""
-    return pa.schema([*clip_schema(passed), *(pa.field(name, pa.float64(), nullable=False) for name in metrics)])
-
-
 def _cell(value: object, kind: str) -> object:
     """A pass-through value as its column's type holds it."""
     if value is None:

@@ -63,6 +63,8 @@ class Reason(StrEnum):
     """Filtered: looks like an earlier media of the run, by perceptual hash."""
     NONFINITE_LATENT = "nonfinite_latent"
     """The tokenizer made NaN or Inf of the clip, or of its latent in the stored dtype."""
+    MISSING_LATENT = "missing_latent"
+    """The latent store that is audited has no latent of the clip."""
     NONFINITE_RECONSTRUCTION = "nonfinite_reconstruction"
     """The tokenizer decoded the clip's latent to NaN or Inf."""
 

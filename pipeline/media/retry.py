@@ -10,8 +10,9 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import BinaryIO, Protocol, TypeVar, cast
 
 from fsspec.core import url_to_fs
 
@@ -77,11 +78,22 @@ def reason_of(error: BaseException) -> Reason | None:
     return Reason.UNREADABLE if isinstance(error, _FAULTS) or packages & _FAULT_PACKAGES else None
 
 
-def attempt(operation: Callable[[], _T], *, url: str, policy: RetryPolicy) -> _T:
+Failure = Callable[[Reason, str, int], Exception]
+"""What a file's last fault becomes: of the reason, a message and the attempts made."""
+
+
+class _Again(Protocol):
+    """`attempt` with its settings."""
+
+    def __call__(self, operation: Callable[[], _T]) -> _T: ...
+
+
+def attempt(operation: Callable[[], _T], *, url: str, policy: RetryPolicy, failure: Failure = RejectClip) -> _T:
     """Result of an operation on a file, tried again as the policy says.
 
     Raises:
-        RejectClip: `missing` at once, `unreadable` after the last attempt. Errors of no file system pass as they are.
+        RejectClip: `missing` at once, `unreadable` after the last attempt; what `failure` makes of them, where it is
+            given. Errors of no file system pass as they are.
     """
     for attempts in itertools.count(1):
         try:
@@ -93,7 +105,7 @@ def attempt(operation: Callable[[], _T], *, url: str, policy: RetryPolicy) -> _T
             if reason is Reason.MISSING or attempts >= policy.attempts:
                 tried = f" ({attempts} attempts)" if attempts > 1 else ""
                 # The facts come first: a message is cut at its end.
-                raise RejectClip(reason, f"{type(error).__name__}{tried}: {url}: {error}", attempts) from error
+                raise failure(reason, f"{type(error).__name__}{tried}: {url}: {error}", attempts) from error
         time.sleep(policy.delay_seconds(attempts))
     raise AssertionError("itertools.count ends never")
 
@@ -119,22 +131,40 @@ def open_retrying(url: str, *, policy: RetryPolicy, max_bytes: int = MAX_SPOOL_B
         file_system, path = url_to_fs(url)
         return cast(BinaryIO, file_system.open(path, "rb")), file_system
 
-    return io.BufferedReader(_RetryingFile(url, open_once, policy), _BUFFER_BYTES)
+    return read_retrying(open_once, url=url, policy=policy)
+
+
+def read_retrying(
+    open_once: Callable[[], tuple[BinaryIO, object]], *, url: str, policy: RetryPolicy, failure: Failure = RejectClip
+) -> io.BufferedReader:
+    """What `open_once` opens, opened again as often as the policy allows and read on from where it stood.
+
+    Args:
+        open_once: The file, and what must outlive it.
+        url: For messages.
+        policy: How faults are tried again.
+        failure: See `attempt`.
+
+    Raises:
+        RejectClip: `missing` or `unreadable`, here or at any later read; or what `failure` makes of them.
+    """
+    return io.BufferedReader(
+        _RetryingFile(open_once, partial(attempt, url=url, policy=policy, failure=failure)), _BUFFER_BYTES
+    )
 
 
 class _RetryingFile(io.RawIOBase):
-    """A file opened again, and read on from where it stood, as often as its policy allows."""
+    """A file opened again, and read on from where it stood, as often as `again` tries."""
 
-    def __init__(self, url: str, open_once: Callable[[], tuple[BinaryIO, object]], policy: RetryPolicy) -> None:
-        self._url = url
+    def __init__(self, open_once: Callable[[], tuple[BinaryIO, object]], again: _Again) -> None:
         self._open_once = open_once
-        self._policy = policy
+        self._again = again
         self._position = 0
         self._size: int | None = None
         self._file: BinaryIO | None = None
         # With the file system goes the archive around a member: it must outlive the file.
         self._file_system: object = None
-        attempt(self._opened, url=url, policy=policy)
+        again(self._opened)
 
     def readable(self) -> bool:
         return True
@@ -143,7 +173,7 @@ class _RetryingFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's WriteableBuffer has no len
-        data = attempt(lambda: self._read_once(len(buffer)), url=self._url, policy=self._policy)
+        data = self._again(lambda: self._read_once(len(buffer)))
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

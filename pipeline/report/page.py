@@ -1,64 +1,76 @@
-"""The audit's page: one HTML file, no network, with tables and pictures."""
+"""Every page: one HTML file with its style, script and pictures inside, which nothing else may run in."""
 
 import base64
-import io
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
 
 import jinja2
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from markupsafe import Markup
 
-from pipeline.report.examples import Example
-from pipeline.store.documents import canonical_json
+from pipeline.report.pictures import Film
 from pipeline.store.files import Folder
 
-_FRAME_MILLISECONDS = 125
-_ERROR_GAIN = 4
+_TEMPLATES = "templates"
 
 
-def write_audit_page(folder: Folder, path: str, *, document: Mapping[str, object], examples: Sequence[Example]) -> None:
-    """Write the report of a finished audit.
+class Films:
+    """The films of a page, each of them in it once."""
+
+    def __init__(self) -> None:
+        self._films: dict[str, Film] = {}
+
+    def add(self, film: Film) -> dict[str, object]:
+        """Take a film in; what the page's script needs to show it."""
+        self._films[film.name] = film
+        return {
+            "name": film.name,
+            "width": film.width,
+            "height": film.height,
+            "frames": film.num_frames,
+            "columns": film.num_columns,
+        }
+
+    def encoded(self) -> Iterator[tuple[str, str]]:
+        """Name and base64 of each."""
+        for name, film in self._films.items():
+            yield name, base64.b64encode(film.webp).decode()
+
+
+def write_page(
+    output: Folder, path: str, *, template: str, title: str, films: Films, content: Mapping[str, object]
+) -> None:
+    """Write a page that says what `content` holds; everything in it is text, whatever its letters.
 
     Args:
-        folder: The audit's folder.
-        path: Name of the page in it.
-        document: The audit's `store.json`.
-        examples: Clips to picture, worst first.
+        output: Folder that takes it.
+        path: Its name there.
+        template: A file of `templates/` that extends `base.html.j2`.
+        title: Its heading.
+        films: Those that `content` refers to.
+        content: Names of the template.
     """
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("pipeline.report"), autoescape=True)
-    html = environment.get_template("audit.html.j2").render(
-        document=document,
-        record=canonical_json(document).decode(),
-        examples=[
-            {
-                "key": example.key,
-                "media_uri": example.media_uri,
-                "values": example.values,
-                "pictures": {
-                    "original": _data_url(example.original),
-                    "reconstruction": _data_url(example.reconstruction),
-                    f"difference x{_ERROR_GAIN}": _data_url(_difference(example)),
-                },
-            }
-            for example in examples
-        ],
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline.report", _TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    folder.write_bytes(path, html.encode())
-
-
-def _difference(example: Example) -> NDArray[np.uint8]:
-    """Absolute error, amplified, uint8 [T, H, W, 3]."""
-    error = np.abs(example.original.astype(np.int16) - example.reconstruction.astype(np.int16))
-    amplified: NDArray[np.uint8] = np.minimum(error * _ERROR_GAIN, 255).astype(np.uint8)
-    return amplified
-
-
-def _data_url(frames: NDArray[np.uint8]) -> str:
-    """A clip as a WebP that plays (one frame: a still), inside the page."""
-    first, *rest = [Image.fromarray(frame) for frame in frames]
-    buffer = io.BytesIO()
-    first.save(
-        buffer, "WEBP", quality=90, save_all=bool(rest), append_images=rest, duration=_FRAME_MILLISECONDS, loop=0
+    folder = files("pipeline.report").joinpath(_TEMPLATES)
+    style, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("style.css", "page.js"))
+    html = environment.get_template(template).render(
+        **content,
+        title=title,
+        films=films.encoded(),
+        style=Markup(style),  # noqa: S704  a file of ours
+        script=Markup(script),  # noqa: S704  a file of ours
+        style_hash=_content_hash(style),
+        script_hash=_content_hash(script),
     )
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    output.write_bytes(path, html.encode())
+
+
+def _content_hash(text: str) -> str:
+    """As a Content-Security-Policy names what it lets run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 
+from pipeline.report.charts import COLOURS, Chart, Mark
+from pipeline.report.page import Films, write_page
 from pipeline.report.plots import Drawing, Line, Panel, Series, scatter_with_fits
+from pipeline.report.tables import Column, Table, number, word
 from pipeline.store.documents import canonical_json, write_json
 from pipeline.store.files import Folder
 from schemas.metadata import FORMAT_VERSION
@@ -27,6 +28,8 @@ _X_LABELS: Mapping[Axis, str] = {
     "positions": "positions",
 }
 _Y_LABELS: Mapping[str, str] = {"psnr": "PSNR / dB", "ssim": "SSIM", "lpips": "LPIPS"}
+_LINE_COLOUR = COLOURS - 2
+"""Of lines through points, and after it that of lines to compare with; the points have those before it."""
 _DECIMALS: Mapping[str, int] = {"psnr": 2, "ssim": 4, "lpips": 4}
 
 
@@ -154,6 +157,11 @@ def table(points: Sequence[StudyPoint]) -> list[tuple[str, ...]]:
 
 
 def draw_study(points: Sequence[StudyPoint]) -> Drawing:
+    """The figure of `panels_of`."""
+    return scatter_with_fits(panels_of(points))
+
+
+def panels_of(points: Sequence[StudyPoint]) -> list[Panel]:
     """Each metric over the study's axis; where that is E, the line through the points beside the paper's."""
     axis = axis_of(points)
     categories = tuple(dict.fromkeys(str(getattr(point, axis)) for point in points)) if _is_named(axis) else ()
@@ -181,7 +189,7 @@ def draw_study(points: Sequence[StudyPoint]) -> Drawing:
                 categories=categories,
             )
         )
-    return scatter_with_fits(panels)
+    return panels
 
 
 def write_study(
@@ -205,21 +213,64 @@ def write_study(
         "paper": {name: asdict(fit) for name, fit in PAPER_FITS.items()},
         "failed": failed,
     }
-    drawing = draw_study(points)
-    header, *rows = table(points)
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("pipeline.report"), autoescape=True)
-    html = environment.get_template("study.html.j2").render(
-        figure=Markup(drawing.svg),  # noqa: S704  every name in it is escaped by matplotlib
-        header=header,
-        rows=rows,
-        fits={name: (fit, PAPER_FITS.get(name)) for name, fit in fits.items()},
-        protocol=protocol,
-        failed=failed,
-        record=canonical_json(document).decode(),
-    )
+    panels = panels_of(points)
+    content = {
+        "charts": [_chart(panel) for panel in panels],
+        "fits": _fit_table(fits),
+        "points": _point_table(points),
+        "protocol": protocol,
+        "failed": failed,
+        "record": canonical_json(document).decode(),
+    }
     write_json(folder, STUDY_FILE, document)
-    folder.write_bytes(FIGURE_FILE, drawing.png)
-    folder.write_bytes(PAGE_FILE, html.encode())
+    folder.write_bytes(FIGURE_FILE, scatter_with_fits(panels).png)
+    write_page(folder, PAGE_FILE, template="study.html.j2", title="Study of tokenizers", films=Films(), content=content)
+
+
+def _chart(panel: Panel) -> Chart:
+    """A panel of the figure in the page's colours."""
+    marks = [
+        Mark(name=series.name, x=series.x, y=series.y, form="dots", colour=place % _LINE_COLOUR)
+        for place, series in enumerate(panel.series)
+    ]
+    every_x = [x for series in panel.series for x in series.x]
+    ends = (min(every_x), max(every_x))
+    for line in panel.lines:
+        y = [line.intercept + line.slope * x for x in ends]
+        colour = _LINE_COLOUR + line.dashed
+        marks.append(Mark(name=line.name, x=ends, y=y, form="line", dashed=line.dashed, colour=colour))
+    return Chart(
+        title=panel.y_label.partition(" / ")[0],
+        x_label=panel.x_label,
+        y_label=panel.y_label,
+        marks=marks,
+        categories=panel.categories,
+    )
+
+
+def _fit_table(fits: Mapping[str, LineFit]) -> Table:
+    names = ("slope", "intercept", "R²", "paper's slope", "paper's intercept", "paper's R²")
+    rows = []
+    for name, fit in fits.items():
+        numbers = [
+            number(value, f"{value:.4g}")
+            for each in (fit, *_only(PAPER_FITS, name))
+            for value in (each.slope, each.intercept, each.r_squared)
+        ]
+        rows.append([word(name.upper()), *numbers, *[number(None)] * (len(names) - len(numbers))])
+    return Table(columns=[Column(name="metric", is_text=True), *(Column(name=name) for name in names)], rows=rows)
+
+
+def _point_table(points: Sequence[StudyPoint]) -> Table:
+    header, *rows = table(points)
+    texts = ("variant", "positions", "bottleneck", "grid")
+    return Table(
+        columns=[Column(name=name, is_text=name in texts) for name in header],
+        rows=[
+            [word(cell) if name in texts else number(float(cell), cell) for name, cell in zip(header, row, strict=True)]
+            for row in rows
+        ],
+    )
 
 
 def _metrics(points: Sequence[StudyPoint]) -> list[str]:

@@ -1,126 +1,220 @@
-"""Audit reconstructions: clip shards through encode and decode, measured clip by clip, one record and one page."""
+"""Audit reconstructions: clip shards through tokenizers and codecs, measured clip by clip; one record, one page."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
-from pipeline.runs.clips import TokenizerRunConfig, open_run, passed_columns
-from pipeline.runs.planned import Job, RunSummary, run_planned
+from pipeline.report.audit import write_audit_page
+from pipeline.report.audit_data import AuditExample
+from pipeline.runs.audit_candidates import Candidate, originals
+from pipeline.runs.audit_config import AuditConfig, OpenAudit, open_audit
+from pipeline.runs.audit_page import PAGE_FILE, page_data
+from pipeline.runs.audit_protocol import protocol_of
+from pipeline.runs.audit_record import Audited, candidate_record, write_record
+from pipeline.runs.audit_sums import AuditSums
+from pipeline.runs.planned import Job, RunSummary, held, run_planned, settle_identity
 from pipeline.runs.record import StartClock
-from pipeline.store.documents import fingerprint
-from pipeline.store.index import open_store
-from pipeline.store.ledger import ShardRecord
-from schemas.metadata import AUDIT_FORMAT, FORMAT_VERSION
-
-REPORT_FILE = "report.html"
+from pipeline.store.files import Folder
+from pipeline.store.index import Store, open_store
+from pipeline.store.plan import Plan, PlanCounts
+from pipeline.store.planned_shards import group_sources
+from schemas.metadata import AUDIT_FILE, AUDIT_FORMAT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AuditConfig(TokenizerRunConfig):
-    """Measure how well a tokenizer gives clips back."""
+class CandidateResult:
+    """What the audit found of one candidate."""
 
-    metrics: str = "psnr,ssim"
-    """Names of metrics, with commas between."""
-    num_examples: int = 8
-    """Clips pictured in the report: half of them the worst, half the best by the first metric."""
+    name: str
+    store: str
+    """Path or URL of its rows."""
+    summary: RunSummary
+    values: Mapping[str, float]
+    """By metric."""
+    skipped: Mapping[str, str]
+    """Why a metric has no value, or none over some clips."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AuditResult:
     """What the audit found and where it stands."""
 
-    summary: RunSummary
-    means: dict[str, float]
-    """Mean over clips by metric."""
+    candidates: Sequence[CandidateResult]
+    """Tokenizers first."""
+    failures: Sequence[str]
+    """Of the gate."""
+    protocol_id: str
+    record: str
+    """Path or URL of the record."""
     report: str
     """Path or URL of the page."""
 
 
 def audit(config: AuditConfig, *, clock: StartClock | None = None) -> AuditResult:
-    """Run the job; see `run_planned` and `open_run` for what is raised.
+    """Run the job; see `run_planned` and `open_audit` for what is raised.
 
-    Raises:
-        ValueError: A metric is unknown.
+    Each candidate is a planned run of its own on a folder in the output's, as are the originals where a metric compares
+    features with theirs. Started again with further candidates, it does those.
     """
-    from pipeline.report.examples import worst_and_best
-    from pipeline.report.page import write_audit_page
+    work = open_audit(config)
+    with held(work.output, job="audit", config=config, clock=clock, break_claim=config.break_claim) as record:
+        settle_identity(work.output, job="audit", identity=work.identity, num_clips=work.num_clips)
+        reference = _reference(work)
+        summaries = [_run(work, candidate, work.metrics) for candidate in work.candidates]
+        with record.phase("fold"):
+            return _finish(work, reference, summaries)
+
+
+def _reference(work: OpenAudit) -> Store | None:
+    """The originals' features; None: no metric compares with them."""
+    from vitok.metrics.registry import METRICS, Kind
+
+    compared = tuple(name for name in work.metrics if METRICS[name].kind is Kind.FRECHET)
+    if not compared:
+        return None
+    candidate = originals()
+    _run(work, candidate, compared)
+    return _store(work, candidate)
+
+
+def _run(work: OpenAudit, candidate: Candidate, metrics: tuple[str, ...]) -> RunSummary:
+    """Put the clips through a candidate."""
     from pipeline.stages.reconstruct import ReconstructShard
-    from pipeline.stages.tokenizer import Tokenizer
-    from vitok.metrics.registry import parse_metrics
+    from vitok.metrics.registry import METRICS
 
-    metrics = parse_metrics(config.metrics)
-    run = open_run(config)
-    protocol = {
-        "format_version": FORMAT_VERSION,
-        "clips": run.source.identity,
-        "preprocessing": run.source.document["preprocessing"],
-        "tokenizer": run.tokenizer_fingerprint,
-        "metrics": list(metrics),
-        "latent": "posterior mean",
-        "rounding": "clamp to [-1, 1], round half to even to uint8",
-        "inference": asdict(run.inference),
-        "shard_size": config.shard_size,
-    }
-
+    config, output = work.config, work.output.subfolder(candidate.folder)
+    inference = config.inference()
+    identity = work.identity | {"candidate": dict(candidate.settings)}
     job = Job(
         name="audit",
         store_format=AUDIT_FORMAT,
-        identity=protocol,
+        identity=identity,
         make_stage=partial(
             ReconstructShard,
-            source=run.source.folder,
-            output=run.output,
-            tokenizer_url=run.tokenizer_url,
-            inference=run.inference,
-            passed=passed_columns(run.source),
+            source=work.source.folder,
+            output=output,
+            make_reconstructor=partial(candidate.make, inference),
+            batch_size=inference.batch_size,
+            device=inference.device,
+            passed=work.passed,
             metrics=metrics,
+            features=tuple(dict.fromkeys(found for name in metrics if (found := METRICS[name].features) is not None)),
         ),
-        workers=run.workers,
-        details={"protocol": protocol | {"id": fingerprint(protocol)}},
-        make_sums=partial(MetricMeans, metrics),
+        workers=config.workers,
+        details={"candidate": {"name": candidate.name, **candidate.settings}},
+        make_sums=AuditSums,
         max_reject_fraction=config.max_reject_fraction,
     )
-    summary = run_planned(
+    return run_planned(
         job,
-        make_plan=partial(run.plan, "audit", protocol),
+        make_plan=partial(_plan, work, output, identity),
         config=config,
-        output=run.output,
-        clock=clock,
+        output=output,
         break_claim=config.break_claim,
     )
-    store = open_store(run.output, format_name=AUDIT_FORMAT)
-    pictured = replace(run.inference, batch_size=1, device="cpu")
-    examples = worst_and_best(
-        store, run.source, partial(Tokenizer, run.tokenizer_url, pictured), metrics=metrics, count=config.num_examples
+
+
+def _plan(work: OpenAudit, output: Folder, identity: Mapping[str, object]) -> Plan:
+    """Planned shards over the committed shards of the clip store, the same for every candidate."""
+    clip_shards = [(row.bucket, row.path, row.stored) for row in work.source.rows if row.path is not None]
+    shards = list(group_sources(clip_shards, shard_size=work.config.shard_size))
+    counts = PlanCounts(media=0, clips=work.num_clips)
+    return Plan.save(output, job="audit", identity=identity, counts=counts, shards=shards)
+
+
+def _store(work: OpenAudit, candidate: Candidate) -> Store:
+    return open_store(work.output.subfolder(candidate.folder), format_name=AUDIT_FORMAT)
+
+
+def _finish(work: OpenAudit, reference: Store | None, summaries: Sequence[RunSummary]) -> AuditResult:
+    """Fold the stores, and write the record and the page."""
+    from pipeline.runs.audit_fold import fold_rows
+    from pipeline.runs.audit_values import Originals, clips_by_shape, histogram_edges, unfit_clips, values_of
+    from vitok.metrics.registry import METRICS, Kind
+
+    config, compared = work.config, Originals(reference)
+    clips = clips_by_shape(work.source)
+    stores = [_store(work, candidate) for candidate in work.candidates]
+    edges = histogram_edges(stores)
+    audited = []
+    for candidate, store in zip(work.candidates, stores, strict=True):
+        values, missing = values_of(store, work.metrics, compared)
+        folded = fold_rows(
+            store,
+            [name for name in work.metrics if METRICS[name].kind is Kind.MEAN],
+            edges=edges,
+            slices=config.slices,
+            resamples=config.resamples,
+            seed=config.seed,
+            keep=config.num_examples,
+        )
+        skipped = missing | unfit_clips(work.metrics, clips)
+        audited.append(Audited(candidate=candidate, store=store, folded=folded, values=values, skipped=skipped))
+    content = {cast(Mapping[str, str], store.document["audit"])["content"] for store in stores}
+    assert len(content) == 1, "all candidates were given the same clips"
+    protocol = protocol_of(
+        work.source,
+        content=content.pop(),
+        metrics=work.measured_by,
+        precision=config.precision,
+        device=config.device,
     )
-    write_audit_page(run.output, REPORT_FILE, document=store.document, examples=examples)
-    means = store.document["metrics"]
-    assert isinstance(means, dict)
-    return AuditResult(summary=summary, means=means["all"], report=f"{run.output.url}/{REPORT_FILE}")
+    document = write_record(
+        work.output,
+        {
+            "protocol": protocol,
+            "protocol_name": config.protocol,
+            "clips": work.source.folder.url,
+            "intervals": _intervals(config),
+            "candidates": [candidate_record(found, clips) for found in audited],
+        },
+    )
+    data = page_data(document, {name: ends.tolist() for name, ends in edges.items()}, _examples(work, audited))
+    write_audit_page(work.output, PAGE_FILE, data)
+    gated = [found for found in audited if found.candidate.kind == "tokenizer"] or audited
+    failures = [
+        failure
+        for found in gated
+        for condition in work.gate
+        if (failure := condition.failure(found.candidate.name, found.values)) is not None
+    ]
+    return AuditResult(
+        candidates=[
+            CandidateResult(
+                name=found.candidate.name,
+                store=found.store.folder.url,
+                summary=summary,
+                values=found.values,
+                skipped=found.skipped,
+            )
+            for found, summary in zip(audited, summaries, strict=True)
+        ],
+        failures=failures,
+        protocol_id=str(document["protocol_id"]),
+        record=work.output.path(AUDIT_FILE),
+        report=work.output.path(PAGE_FILE),
+    )
 
 
-class MetricMeans:
-    """`Sums` of an audit: mean over clips of each metric, over all and per bucket, summed in plan order."""
+def _intervals(config: AuditConfig) -> str:
+    if not config.resamples:
+        return ""
+    return (
+        f"95 %, bootstrap over clips, {config.resamples:,} resamples, seed {config.seed}; none of distances of "
+        "features and of Inception Scores, of which each resample would cost as much as the number itself"
+    )
 
-    def __init__(self, metrics: Sequence[str]) -> None:
-        self._metrics = metrics
-        self._totals: dict[str, dict[str, float]] = {}
 
-    def add(self, record: ShardRecord) -> None:
-        """Add a shard of `pipeline.stages.reconstruct`."""
-        for scope in ("all", record.bucket):
-            scoped = self._totals.setdefault(scope, dict.fromkeys(("clips", *self._metrics), 0.0))
-            scoped["clips"] += record.stored
-            for name in self._metrics:
-                value = record.sums[name]
-                assert isinstance(value, float)
-                scoped[name] += value
+def _examples(work: OpenAudit, audited: Sequence[Audited]) -> list[AuditExample]:
+    """Of the tokenizers, or where there is none of the codecs."""
+    from pipeline.runs.audit_examples import picture
 
-    def to_json(self) -> dict[str, object]:
-        """The key `metrics` of `store.json`."""
-        means = {
-            scope: {"clips": int(sums["clips"])} | {name: sums[name] / sums["clips"] for name in self._metrics}
-            for scope, sums in self._totals.items()
-            if sums["clips"]
-        }
-        return {"metrics": {"all": means.pop("all", {"clips": 0}), "buckets": means}}
+    pictured = [found for found in audited if found.candidate.kind == "tokenizer"] or audited
+    return [
+        example
+        for found in pictured
+        for example in picture(
+            found.candidate, found.folded.ranked, found.store.folder, work.source, work.config.inference()
+        )
+    ]

@@ -1,9 +1,9 @@
-"""The plan of a clip store: the clips of a spool of media laid into shards, and a plan that grows."""
+"""The plan over media: the clips of a spool of them laid into shards, and parts by which such a plan grows."""
 
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from pipeline.media.keys import clip_key
@@ -14,8 +14,10 @@ from pipeline.stages.probe import Probed
 from pipeline.stages.protocol import ClipProtocol
 from pipeline.store.files import TEMPORARY_FOLDER, FileRecord, Folder
 from pipeline.store.ledger import OutcomeRow, read_outcomes, write_outcomes
-from pipeline.store.plan import ClipPlanWriter, Plan, PlanCounts, PlannedClip
-from schemas.metadata import MEDIA_FILE, PLAN_OUTCOMES_FILE, SHARDS_FILE
+from pipeline.store.plan import Plan, PlanCounts
+from pipeline.store.planned_clips import ClipPlanWriter, PlannedClip
+from pipeline.store.planned_shards import PlannedShard
+from schemas.metadata import MEDIA_FILE, PLAN_OUTCOMES_FILE, part_file
 from schemas.outcome import Outcome
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ def plan_clips(
     output: Folder,
     protocol: ClipProtocol,
     *,
+    job: str,
     identity: Mapping[str, object],
     shard_size: int,
     policy: RetryPolicy,
@@ -37,25 +40,89 @@ def plan_clips(
     Args:
         spool: The media.
         damaged: Containers that could not be listed to their end, and why: each counts as one reject.
-        output: The clip store.
+        output: The folder that the plan is for.
         protocol: How clips are made.
+        job: That the plan is for.
         identity: Of the plan.
         shard_size: Clips of one shard.
         policy: How media are read.
         num_workers: Of the probe.
     """
-    files = [spool.save(output, MEDIA_FILE)]
-    layout = _Layout(spool, protocol)
-    with ClipPlanWriter(output, shard_size=shard_size) as writer:
-        found = probed(spool, output, MEDIA_FILE, protocol, policy=policy, num_workers=num_workers)
-        rows = chain(layout.lay_damaged(damaged), layout.lay(found, writer))
-        ended = write_outcomes(output, PLAN_OUTCOMES_FILE, rows)
-        writer.finish()
-    files += [*writer.files, *([ended] if ended else [])]
-    _report_buckets(layout.buckets, shard_size)
-    return Plan.save(
-        output, job="prepare", identity=identity, counts=layout.counts(), shards=writer.shards, files=files
+    laid = _lay(spool, damaged, output, protocol, part=0, shard_size=shard_size, policy=policy, num_workers=num_workers)
+    _report_buckets(job, laid.buckets, shard_size)
+    return Plan.save(output, job=job, identity=identity, counts=laid.counts, shards=laid.shards, files=laid.files)
+
+
+def append_clips(
+    plan: Plan,
+    spool: MediaSpool,
+    damaged: Mapping[str, RejectClip],
+    output: Folder,
+    protocol: ClipProtocol,
+    *,
+    identity: Mapping[str, object],
+    policy: RetryPolicy,
+    num_workers: int,
+) -> Plan:
+    """The plan with a part over further media, probed and laid as those of `plan_clips`.
+
+    Args:
+        plan: Of the folder.
+        spool: Media that the plan does not have.
+        damaged: See `plan_clips`; those that the plan does not have.
+        output: The folder.
+        protocol: The plan's.
+        identity: Of the part.
+        policy: How media are read.
+        num_workers: Of the probe.
+    """
+    part, shard_size = len(plan.parts) + 1, _shard_size(plan)
+    output.remove(part_file(MEDIA_FILE, part).rpartition("/")[0])  # what an append of other media left, killed
+    laid = _lay(
+        spool, damaged, output, protocol, part=part, shard_size=shard_size, policy=policy, num_workers=num_workers
     )
+    _report_buckets(plan.job, laid.buckets, shard_size)
+    counts = plan.counts + laid.counts
+    return plan.grow(output, identity=identity, counts=counts, shards=laid.shards, files=laid.files)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Laid:
+    """Media laid into one part of a plan."""
+
+    counts: PlanCounts
+    buckets: Mapping[str, int]
+    """Clips by bucket."""
+    shards: list[PlannedShard]
+    files: list[FileRecord]
+
+
+def _lay(
+    spool: MediaSpool,
+    damaged: Mapping[str, RejectClip],
+    output: Folder,
+    protocol: ClipProtocol,
+    *,
+    part: int,
+    shard_size: int,
+    policy: RetryPolicy,
+    num_workers: int,
+) -> _Laid:
+    media = spool.save(output, part_file(MEDIA_FILE, part))
+    layout = _Layout(spool, protocol)
+    with ClipPlanWriter(output, shard_size=shard_size, part=part) as writer:
+        found = probed(spool, output, media.path, protocol, policy=policy, num_workers=num_workers)
+        rows = chain(layout.lay_damaged(damaged), layout.lay(found, writer))
+        ended = write_outcomes(output, part_file(PLAN_OUTCOMES_FILE, part), rows)
+        writer.finish()
+    files = [media, *writer.files, *([ended] if ended else [])]
+    return _Laid(counts=layout.counts(), buckets=layout.buckets, shards=writer.shards, files=files)
+
+
+def _shard_size(plan: Plan) -> int:
+    shard_size = plan.identity["shard_size"]
+    assert isinstance(shard_size, int)
+    return shard_size
 
 
 class _Layout:
@@ -108,13 +175,13 @@ class _Layout:
         )
 
 
-def _report_buckets(buckets: Mapping[str, int], shard_size: int) -> None:
+def _report_buckets(job: str, buckets: Mapping[str, int], shard_size: int) -> None:
     """Say how many clips each bucket gets; small ones are kept as they are, and told apart."""
     if len(buckets) > 1:
-        logger.info("prepare: clips by bucket: %s", ", ".join(f"{name} {buckets[name]}" for name in sorted(buckets)))
+        logger.info("%s: clips by bucket: %s", job, ", ".join(f"{name} {buckets[name]}" for name in sorted(buckets)))
     small = [name for name, clips in sorted(buckets.items()) if clips < shard_size]
     if small and len(buckets) > len(small):
-        logger.warning("prepare: buckets that do not fill one shard of %d: %s", shard_size, ", ".join(small))
+        logger.warning("%s: buckets that do not fill one shard of %d: %s", job, shard_size, ", ".join(small))
 
 
 def retried_plan(
@@ -131,20 +198,17 @@ def retried_plan(
         num_workers: Of the probe.
     """
     again = {media.uri for media in spool}
-    kept = [row for row in read_outcomes(output, PLAN_OUTCOMES_FILE) if row.media_uri not in again]
-    attempts = {row.media_uri: row.attempts for row in read_outcomes(output, PLAN_OUTCOMES_FILE)}
+    before = [row for path in plan.paths(PLAN_OUTCOMES_FILE) for row in read_outcomes(output, path)]
+    attempts = {row.media_uri: row.attempts for row in before}
     saved = spool.save(output, f"{TEMPORARY_FOLDER}/retried.parquet")
     layout = _Layout(spool, protocol)
-    shard_size = plan.identity["shard_size"]
-    assert isinstance(shard_size, int)
-    with ClipPlanWriter(output, shard_size=shard_size, before=plan.shards) as writer:
+    part = len(plan.parts) + 1
+    with ClipPlanWriter(output, shard_size=_shard_size(plan), part=part) as writer:
         found = probed(spool, output, saved.path, protocol, policy=policy, num_workers=num_workers)
         ended = [replace(row, attempts=row.attempts + attempts[row.media_uri]) for row in layout.lay(found, writer)]
         writer.finish()
-    outcomes = [*kept, *ended]
-    written = write_outcomes(output, PLAN_OUTCOMES_FILE, outcomes)
-    if written is None:
-        output.remove(PLAN_OUTCOMES_FILE)
+    outcomes = [*(row for row in before if row.media_uri not in again), *ended]
+    written = write_outcomes(output, part_file(PLAN_OUTCOMES_FILE, part if writer.shards else part - 1), outcomes)
     counts = replace(
         plan.counts,
         clips=plan.counts.clips + layout.counts().clips,
@@ -152,7 +216,17 @@ def retried_plan(
         rejected=sum(row.outcome == Outcome.REJECTED for row in outcomes),
         reasons=dict(Counter(row.reason for row in outcomes)),
     )
-    renewed = {file.path for file in writer.files} | {PLAN_OUTCOMES_FILE, SHARDS_FILE}
-    files: list[FileRecord] = [file for file in plan.files if file.path not in renewed] + writer.files
-    files += [written] if written else []
-    return Plan.save(output, job=plan.job, identity=plan.identity, counts=counts, shards=writer.shards, files=files)
+    replaced = plan.paths(PLAN_OUTCOMES_FILE)
+    kept = tuple(file for file in plan.files if file.path not in replaced)
+    files = [*writer.files, *([written] if written else [])]
+    if writer.shards:
+        retried = replace(plan, files=kept).grow(
+            output, identity=None, counts=counts, shards=writer.shards, files=files
+        )
+    else:
+        retried = replace(plan, counts=counts, files=(*kept, *files))
+        retried.write(output)
+    for path in replaced:
+        if path not in retried.paths(PLAN_OUTCOMES_FILE):
+            output.remove(path)
+    return retried

@@ -1,31 +1,30 @@
 """What the jobs share that put a finished clip store through a tokenizer: flags, inputs, plan and workers."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.media.bucket import parse_bucket
+from pipeline.media.bucket import bucket_name, parse_bucket
 from pipeline.runs.cluster import default_workers
 from pipeline.runs.shards import Workers
 from pipeline.store.files import Folder
-from pipeline.store.index import Store, open_store
-from pipeline.store.plan import Plan, PlanCounts, group_sources
+from pipeline.store.index import IndexRow, Store, open_store
+from pipeline.store.plan import Plan, PlanCounts
+from pipeline.store.planned_shards import PlannedShard, group_sources
 from schemas.metadata import CLIP_STORE_FORMAT
 from vitok.config import Tubelet
 
 if TYPE_CHECKING:  # torch, which flags do without
     from pipeline.stages.tokenizer import Inference
-    from vitok.config import AutoEncoderConfig
+    from vitok.adapters.protocol import ClipShape, Description
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizerRunConfig:
-    """Flags of a job that puts clips through a tokenizer."""
+class ClipRunConfig:
+    """Flags of a job that puts the clips of a clip store through networks."""
 
     shards: str
     """Clip store that prepare_corpus wrote: path or URL."""
-    tokenizer: str
-    """Folder with config.json and model.safetensors: path or URL."""
     output: str
     """Folder of what the job makes: path or URL."""
     shard_size: int = 8192
@@ -54,59 +53,127 @@ class TokenizerRunConfig:
         if self.num_workers < 0:
             raise ValueError(f"--num-workers: got {self.num_workers}, expected 0 (fill the cluster) or more")
 
+    def workers(self) -> Workers:
+        """Workers that run networks: as many as asked for, or as fill the cluster."""
+        count = self.num_workers or default_workers(cpus_per_worker=self.threads_per_worker, device=self.device)
+        return Workers(count=count, cpus=self.threads_per_worker, gpus=1 if self.device == "cuda" else 0)
+
+    def inference(self) -> "Inference":
+        """How the networks run."""
+        from pipeline.stages.tokenizer import Inference
+
+        return Inference(
+            batch_size=self.batch_size,
+            precision=self.precision,
+            device=self.device,
+            threads=self.threads_per_worker,
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizerRun:
-    """The inputs of such a job, opened and found to fit each other."""
+class TokenizerRunConfig(ClipRunConfig):
+    """Flags of a job that puts clips through a tokenizer."""
 
-    source: Store
+    tokenizer: str
+    """Folder of a tokenizer, or of an auto-encoder of diffusers: path or URL; or module:function that makes one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenedTokenizer:
+    """The tokenizer of a job, opened, and how it is run."""
+
     output: Folder
     tokenizer_url: str
+    """Or module:function: what workers load it by."""
     tokenizer_fingerprint: str
-    autoencoder: "AutoEncoderConfig"
+    description: "Description"
+    """Of its latents."""
     inference: "Inference"
     config: TokenizerRunConfig
 
+    def workers(self) -> Workers:
+        """Workers that run the tokenizer."""
+        return self.config.workers()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerRun(OpenedTokenizer):
+    """The tokenizer and the clip store of a job, found to fit each other."""
+
+    source: Store
+
     def plan(self, job: str, identity: Mapping[str, object]) -> Plan:
         """Plan shards over the committed shards of the clip store: O(shards), no clip is read."""
-        clip_shards = [(row.bucket, row.path, row.stored) for row in self.source.rows if row.path is not None]
-        shards = list(group_sources(clip_shards, shard_size=self.config.shard_size))
+        shards = self.lay(self.source.rows)
         counts = PlanCounts(media=0, clips=sum(shard.num_clips for shard in shards))
         return Plan.save(self.output, job=job, identity=identity, counts=counts, shards=shards)
 
-    def workers(self) -> Workers:
-        """Workers that run the tokenizer: as many as asked for, or as fill the cluster."""
-        cpus, device = self.config.threads_per_worker, self.config.device
-        count = self.config.num_workers or default_workers(cpus_per_worker=cpus, device=device)
-        return Workers(count=count, cpus=cpus, gpus=1 if device == "cuda" else 0)
+    def lay(self, rows: Sequence[IndexRow]) -> list[PlannedShard]:
+        """Planned shards over clip shards of the store, numbered from 0, in the buckets of their latents' grids.
+
+        A shard holds clips of one shape, also where those of another have latents of the same grid.
+        """
+        clip_shards = [(row.bucket, row.path, row.stored) for row in rows if row.path is not None]
+        buckets = {
+            bucket: bucket_name(self.description.grid_of(shape)) for bucket, shape in bucket_shapes(self.source).items()
+        }
+        return [
+            replace(shard, bucket=buckets[shard.bucket])
+            for shard in group_sources(clip_shards, shard_size=self.config.shard_size)
+        ]
 
 
 def open_run(config: TokenizerRunConfig) -> TokenizerRun:
     """Open the clip store and the tokenizer of a job.
 
     Raises:
-        ValueError: One of them is not there, or the clips were cut for another tubelet.
+        ValueError: One of them is not there or cannot be used, or the clips do not fit the tokenizer.
         FileNotFoundError: There is no tokenizer.
     """
-    from pipeline.stages.tokenizer import Inference
-    from vitok.model.checkpoint import fingerprint, load_checkpoint
-
     source = open_store(Folder(config.shards), format_name=CLIP_STORE_FORMAT)
-    tokenizer_url = Folder(config.tokenizer).url
-    model = load_checkpoint(tokenizer_url)
-    check_tubelet(source, str(model.config.tubelet), f"the tokenizer {tokenizer_url}")
+    opened = open_tokenizer(config, source)
     return TokenizerRun(
         source=source,
+        output=opened.output,
+        tokenizer_url=opened.tokenizer_url,
+        tokenizer_fingerprint=opened.tokenizer_fingerprint,
+        description=opened.description,
+        inference=opened.inference,
+        config=config,
+    )
+
+
+def open_tokenizer(config: TokenizerRunConfig, source: Store | None = None, *, finer: bool = False) -> OpenedTokenizer:
+    """Open the tokenizer of a job.
+
+    Args:
+        config: Flags of the job.
+        source: The clip store that it is to take, where there is one.
+        finer: See `check_tubelet`.
+
+    Raises:
+        ValueError: It cannot be used, or the clips do not fit it.
+        FileNotFoundError: There is none.
+    """
+    from vitok.adapters.foreign import is_function_name
+    from vitok.adapters.load import load_adapter
+    from vitok.adapters.own import OwnAdapter
+
+    tokenizer_url = config.tokenizer if is_function_name(config.tokenizer) else Folder(config.tokenizer).url
+    adapter = load_adapter(tokenizer_url)
+    if source is not None and isinstance(adapter, OwnAdapter):
+        check_tubelet(source, str(adapter.tubelet), f"the tokenizer {tokenizer_url}", finer=finer)
+    try:
+        description = adapter.describe(set() if source is None else clip_shapes(source))
+    except ValueError as error:
+        clips = "media that are no clips yet" if source is None else f"the clips of {source.folder.url}"
+        raise ValueError(f"--tokenizer {config.tokenizer} for {clips}: {error}") from error
+    return OpenedTokenizer(
         output=Folder(config.output),
         tokenizer_url=tokenizer_url,
-        tokenizer_fingerprint=fingerprint(model),
-        autoencoder=model.config,
-        inference=Inference(
-            batch_size=config.batch_size,
-            precision=config.precision,
-            device=config.device,
-            threads=config.threads_per_worker,
-        ),
+        tokenizer_fingerprint=adapter.fingerprint,
+        description=description,
+        inference=config.inference(),
         config=config,
     )
 
@@ -148,16 +215,21 @@ def passed_columns(source: Store) -> dict[str, str]:
     return columns
 
 
-def clip_shapes(source: Store) -> set[tuple[int, int, int]]:
-    """Frames, height and width in pixels of a store's clips: one for each bucket that holds any."""
+def clip_shapes(source: Store) -> "set[ClipShape]":
+    """Shapes of a store's clips: one for each bucket that holds any."""
+    return set(bucket_shapes(source).values())
+
+
+def bucket_shapes(source: Store) -> "dict[str, ClipShape]":
+    """Frames, height and width in pixels of a store's clips, by bucket that holds any."""
     tubelet = stored_tubelet(source)
-    grids = [parse_bucket(name) for name in {row.bucket for row in source.rows if row.stored}]
+    grids = {name: parse_bucket(name) for name in {row.bucket for row in source.rows if row.stored}}
     return {
         # A clip of several frames spans two tubelets at least (see PrepareConfig): one tubelet is an image.
-        (
+        name: (
             1 if grid.frames == 1 else grid.frames * tubelet.frames,
             grid.height * tubelet.patch,
             grid.width * tubelet.patch,
         )
-        for grid in grids
+        for name, grid in grids.items()
     }

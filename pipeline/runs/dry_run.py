@@ -67,7 +67,7 @@ def dry_run(config: PrepareConfig) -> Forecast:
         ValueError: An input names no media.
     """
     protocol = config.protocol()
-    listing = list_corpus(config)
+    listing = list_corpus(config.input, config.inputs)
     with MediaSpool(listing, protocol) as spool, tempfile.TemporaryDirectory(prefix="vitok-") as folder:
         step = max(1, spool.kinds.total() // _SAMPLE_MEDIA)
         with MediaSpool(islice(spool, step // 2, None, step), protocol) as sample:

@@ -13,10 +13,10 @@ from pipeline.runs.shards import Workers, run_shards
 from pipeline.stages.stage import ShardStage
 from pipeline.store.claim import claim
 from pipeline.store.files import TEMPORARY_FOLDER, Folder
-from pipeline.store.index import Sums, Tally, close_store, total_counts
+from pipeline.store.index import Sums, Tally, close_store, is_closed, total_counts
 from pipeline.store.ledger import ShardRecord, read_ledger
-from pipeline.store.plan import Plan, PlanCounts, PlannedShard
-from schemas.metadata import STORE_FILE
+from pipeline.store.plan import Plan, PlanCounts, RunRefusedError, refuse_other
+from pipeline.store.planned_shards import PlannedShard
 from schemas.outcome import FILTER_REASONS, Reason
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,21 @@ class Job:
     """Further ones, added up over the records as they are folded."""
     max_reject_fraction: float = 1.0
     """Share of what is planned that may be rejected before the run stops."""
+    explain: Callable[[Plan], Sequence[str]] | None = None
+    """What differs between what a plan was made for and this job, line by line; None: their identities."""
+    has_inputs: Callable[[Mapping[str, object]], bool] | None = None
+    """Whether this run can make the shards of a part of the plan, by the part's identity; None: all of them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Append:
+    """How a job adds to a plan."""
+
+    differences: Callable[[Plan], Sequence[str]]
+    """What rules it out, line by line: asked before any work."""
+    grow: Callable[[Plan], Plan | None]
+    """The plan with what is new in it, or None where nothing is: called once the store is finished as it was planned.
+    Raises RunRefusedError where what is new does not go with it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +98,10 @@ def held(
     Raises:
         RunRefusedError: Another run holds the folder.
     """
-    with claim(output, break_claim=break_claim), recorded(output, job=job, config=config, clock=clock) as record:
+    with (
+        claim(output, break_claim=break_claim) as hold,
+        recorded(output, job=job, config=config, claim=hold, clock=clock) as record,
+    ):
         output.remove(TEMPORARY_FOLDER)  # what a killed run left half-written
         yield record
         output.remove(TEMPORARY_FOLDER)
@@ -108,28 +126,64 @@ def run_planned(
     make_plan: Callable[[], Plan],
     config: object,
     output: Folder,
+    append: Append | None = None,
     clock: StartClock | None = None,
     break_claim: bool = False,
 ) -> RunSummary:
     """Run a job on its output folder, or go on where an earlier run ended.
+
+    With `append` the folder has a plan: what is planned is finished first, then what is new is planned and done. Until
+    that is finished the folder holds the store as it was before. Killed and started again, it goes on.
 
     Args:
         job: The job.
         make_plan: Called once in the life of the folder, with Ray connected.
         config: For the record.
         output: The folder.
+        append: Add what is new.
         clock: Of the command.
         break_claim: See `claim`.
 
     Raises:
-        RunRefusedError: Another run holds the folder, or it was planned for something else.
+        RunRefusedError: Another run holds the folder, it was planned for something else, what is left to do there
+            needs other inputs, or there is nothing to append to.
         TooManyRejectsError: More than `max_reject_fraction` of the plan is rejected.
     """
     with held(output, job=job.name, config=config, clock=clock, break_claim=break_claim) as record:
-        plan = _plan_or_resume(job, make_plan, output, record)
-        committed = read_ledger(output)
-        pending = [shard for shard in plan.shards if shard.index not in committed]
-        return work_and_close(job, plan, output, record, committed=committed, pending=pending)
+        plan = _plan_or_resume(job, make_plan, output, record) if append is None else _to_append(append, output)
+        summary = _finish(job, plan, output, record)
+        if append is None:
+            return summary
+        with record.phase("plan"):
+            grown = append.grow(plan)
+        if grown is None:
+            logger.info("%s: nothing is new, %s stays as it is", job.name, output.url)
+            return summary
+        return _finish(job, grown, output, record)
+
+
+def _to_append(append: Append, output: Folder) -> Plan:
+    plan = Plan.load(output)
+    if plan is None:
+        raise RunRefusedError(f"{output.url} holds no store to append to: correct --output, or leave --append out")
+    refuse_other(output, append.differences(plan))
+    return plan
+
+
+def _finish(job: Job, plan: Plan, output: Folder, record: RunRecord) -> RunSummary:
+    """Do what is planned and not committed, and close the store."""
+    committed = read_ledger(output)
+    pending = [shard for shard in plan.shards if shard.index not in committed]
+    if job.has_inputs is not None:
+        parts = {part: plan.identities[part] or {} for part in {shard.part for shard in pending}}
+        foreign = {part for part, identity in parts.items() if not job.has_inputs(identity)}
+        left = sum(shard.part in foreign for shard in pending)
+        if left:
+            raise RunRefusedError(
+                f"{output.url}: {left} shards are still to be made of other inputs than these. First start the command "
+                "again that was to make them, and it goes on"
+            )
+    return work_and_close(job, plan, output, record, committed=committed, pending=pending)
 
 
 def work_and_close(
@@ -169,8 +223,9 @@ def work_and_close(
             connect()
         with record.phase("work"):
             done = _work(job, plan, pending, resumed, record)
-    if pending or not output.exists(STORE_FILE):
+    if pending or not is_closed(output):
         with record.phase("fold"):
+            record.claim.confirm()
             close_store(
                 output,
                 plan,
@@ -196,7 +251,8 @@ def work_and_close(
 def _plan_or_resume(job: Job, make_plan: Callable[[], Plan], output: Folder, record: RunRecord) -> Plan:
     plan = Plan.load(output)
     if plan is not None:
-        plan.check(folder=output, job=job.name, identity=job.identity)
+        if plan.job != job.name or job.identity not in plan.identities:
+            refuse_other(output, job.explain(plan) if job.explain else plan.differences(job.name, job.identity))
         return plan
     with record.phase("ray"):
         connect()
@@ -214,20 +270,22 @@ def _work(
     record: RunRecord,
 ) -> Tally:
     done = Tally()
+    earlier = f" ({resumed.shards} of earlier runs)" if resumed.shards else ""
     filtered, rejected = plan.counts.filtered + resumed.filtered, plan.counts.rejected + resumed.rejected
     reasons = Counter(plan.counts.reasons) + resumed.reasons
     _check_rejects(job, plan, rejected, reasons)
     with Progress(job.name, total=plan.counts.clips, done=resumed.planned) as progress:
         workers = job.workers()
         record.counts["workers"] = min(workers.count, len(pending))
-        for report in run_shards(pending, job.make_stage, workers):
+        for report in run_shards(pending, job.make_stage, workers, job=job.name):
+            record.claim.check()
             done.add(report.record)
             reasons.update(report.record.reasons)
             record.add_worker_seconds(report.seconds)
             progress.advance(
                 report.record.planned,
-                note=f"{resumed.shards + done.shards}/{len(plan.shards)} shards, {filtered + done.filtered} filtered, "
-                f"{rejected + done.rejected} rejected",
+                note=f"{resumed.shards + done.shards}/{len(plan.shards)} shards{earlier}, "
+                f"{filtered + done.filtered} filtered, {rejected + done.rejected} rejected",
             )
             _check_rejects(job, plan, rejected + done.rejected, reasons)
     return done

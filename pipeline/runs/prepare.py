@@ -1,13 +1,15 @@
 """Prepare a corpus: media in, clip shards out."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from pipeline.media.listing import MediaListing
 from pipeline.media.retry import RetryPolicy
+from pipeline.runs.clip_flags import InputFlags
 from pipeline.runs.clip_plan import plan_clips
 from pipeline.runs.cluster import default_workers
+from pipeline.runs.grow_media import append_media
 from pipeline.runs.planned import Job, RunSummary, run_planned
 from pipeline.runs.prepare_config import PrepareConfig
 from pipeline.runs.record import StartClock
@@ -29,21 +31,35 @@ def prepare(config: PrepareConfig, *, clock: StartClock | None = None) -> RunSum
     Raises:
         ValueError: An input names no media.
     """
-    listing = list_corpus(config)
+    listing = list_corpus(config.input, config.inputs)
     with MediaSpool(listing, config.protocol()) as spool:
-        if listing.ignored or spool.repeated:
-            logger.info("prepare: not media: %s; named again: %d", dict(listing.ignored), len(spool.repeated))
+        report_listing("prepare", spool, listing)
         return prepare_spool(spool, listing, config, clock=clock)
 
 
-def list_corpus(config: PrepareConfig) -> MediaListing:
+def list_corpus(inputs: Sequence[str], flags: InputFlags) -> MediaListing:
     """The media that the inputs name; listed as it is iterated."""
     return MediaListing(
-        config.input,
-        names=config.inputs.column_names(),
-        labels_from_folders=config.inputs.labels_from_folders,
+        inputs,
+        names=flags.column_names(),
+        labels_from_folders=flags.labels_from_folders,
         taken=TAKEN_COLUMNS,
     )
+
+
+def report_listing(job: str, spool: MediaSpool, listing: MediaListing) -> None:
+    """Say what the inputs name beside media to work on."""
+    if listing.ignored or spool.repeated:
+        logger.info("%s: not media: %s; named again: %d", job, dict(listing.ignored), len(spool.repeated))
+
+
+def media_identity(spool: MediaSpool, listing: MediaListing, protocol: ClipProtocol) -> dict[str, object]:
+    """What of media, and of the clips made of them, can change a byte of any store of theirs."""
+    return {
+        "media": {"count": len(spool), "sha256": spool.sha256},
+        "columns": listing.column_types,
+        "preprocessing": protocol.to_json(),
+    }
 
 
 def prepare_spool(
@@ -53,11 +69,20 @@ def prepare_spool(
     output, protocol = Folder(config.output), config.protocol()
     identity = {
         "format_version": FORMAT_VERSION,
-        "media": {"count": len(spool), "sha256": spool.sha256},
-        "columns": listing.column_types,
-        "preprocessing": protocol.to_json(),
+        **media_identity(spool, listing, protocol),
         "shard_size": config.shard_size,
     }
+
+    append = append_media(
+        spool,
+        listing,
+        output,
+        protocol,
+        job="prepare",
+        identity=identity,
+        policy=config.reads.policy(),
+        num_workers=lambda: prepare_workers(config.num_workers).count,
+    )
 
     def make_plan() -> Plan:
         return plan_clips(
@@ -65,6 +90,7 @@ def prepare_spool(
             listing.damaged,
             output,
             protocol,
+            job="prepare",
             identity=identity,
             shard_size=config.shard_size,
             policy=config.reads.policy(),
@@ -83,6 +109,7 @@ def prepare_spool(
         make_plan=make_plan,
         config=config,
         output=output,
+        append=append if config.append else None,
         clock=clock,
         break_claim=config.break_claim,
     )

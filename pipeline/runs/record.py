@@ -7,12 +7,14 @@ import platform
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 from pipeline.store.documents import write_json
+from pipeline.store.faults import StorageError
 from pipeline.store.files import Folder
+from pipeline.store.lease import Claim
 from schemas.metadata import RUNS_FOLDER
 
 _PACKAGES = ("vitok-latents", "ray", "torch", "numpy", "pyarrow", "av", "pillow", "simplejpeg", "webdataset")
@@ -29,7 +31,11 @@ class StartClock:
 class RunRecord:
     """One start of a job on a folder: `runs/ID/config.json` at the start, `runs/ID/record.json` at the end."""
 
-    def __init__(self, folder: Folder, *, job: str, config: object, clock: StartClock | None = None) -> None:
+    def __init__(
+        self, folder: Folder, *, job: str, config: object, claim: Claim, clock: StartClock | None = None
+    ) -> None:
+        self.claim = claim
+        """The run's hold on its folder."""
         self._clock = clock or StartClock()
         self.seconds: dict[str, float] = {
             "imports": self._clock.called - self._clock.started,
@@ -84,13 +90,18 @@ class RunRecord:
 
 
 @contextmanager
-def recorded(folder: Folder, *, job: str, config: object, clock: StartClock | None = None) -> Iterator[RunRecord]:
+def recorded(
+    folder: Folder, *, job: str, config: object, claim: Claim, clock: StartClock | None = None
+) -> Iterator[RunRecord]:
     """A run record that is written whether the run ends well or not."""
-    record = RunRecord(folder, job=job, config=config, clock=clock)
+    record = RunRecord(folder, job=job, config=config, claim=claim, clock=clock)
     try:
         yield record
     except BaseException as error:
-        record.close(error=error)
+        # Where a server's faults ended the run, it would be tried for minutes more; and they hide no other error.
+        if folder.is_local or not isinstance(error, StorageError):
+            with suppress(StorageError):
+                record.close(error=error)
         error.add_note(f"The run had begun; its record is {folder.path(record.name)}.")
         raise
     record.close()

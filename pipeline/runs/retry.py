@@ -3,21 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import pyarrow.parquet as pq
-
 from pipeline.media.source import Media
+from pipeline.runs.clip_flags import ReadFlags
 from pipeline.runs.clip_plan import retried_plan
 from pipeline.runs.cluster import connect
 from pipeline.runs.planned import RunSummary, held, work_and_close
 from pipeline.runs.prepare import prepare_job, prepare_workers
-from pipeline.runs.prepare_config import ReadFlags
 from pipeline.runs.record import StartClock
 from pipeline.runs.survey import MediaSpool
 from pipeline.stages.protocol import ClipProtocol
 from pipeline.store.files import Folder
 from pipeline.store.ledger import read_ledger, read_outcomes
 from pipeline.store.plan import Plan
-from schemas.metadata import MEDIA_FILE, PLAN_OUTCOMES_FILE, STORE_FILE
+from pipeline.store.planned_clips import read_media
+from schemas.metadata import PLAN_OUTCOMES_FILE, STORE_FILE
 from schemas.outcome import TRANSIENT_REASONS
 
 
@@ -51,7 +50,10 @@ def retry_rejects(config: RetryConfig, *, clock: StartClock | None = None) -> Ru
     output = Folder(config.store)
     plan = Plan.load(output)
     if plan is None or plan.job != "prepare":
-        raise ValueError(f"{output.url}: got {plan.job if plan else 'no plan'}, expected a store of prepare_corpus")
+        raise ValueError(
+            f"{output.url}: got {plan.job if plan else 'no plan'}, expected a store of prepare_corpus; to try media "
+            "of `encode --input` again, prepare them, retry that store, and encode it with --shards"
+        )
     preprocessing = plan.identity["preprocessing"]
     assert isinstance(preprocessing, dict)
     protocol, policy = ClipProtocol.from_json(preprocessing), config.reads.policy()
@@ -63,7 +65,7 @@ def retry_rejects(config: RetryConfig, *, clock: StartClock | None = None) -> Ru
         if TRANSIENT_REASONS & plan.counts.reasons.keys():
             with record.phase("ray"):
                 connect()
-            with record.phase("plan"), MediaSpool(_unplanned(output), protocol) as spool:
+            with record.phase("plan"), MediaSpool(_unplanned(output, plan), protocol) as spool:
                 num_workers = prepare_workers(config.num_workers).count
                 plan = retried_plan(plan, spool, output, protocol, policy=policy, num_workers=num_workers)
         job = prepare_job(plan.identity, output, protocol, policy=policy, num_workers=config.num_workers, retry=True)
@@ -71,13 +73,11 @@ def retry_rejects(config: RetryConfig, *, clock: StartClock | None = None) -> Ru
         return work_and_close(job, plan, output, record, committed=committed, pending=pending)
 
 
-def _unplanned(output: Folder) -> Iterator[Media]:
+def _unplanned(output: Folder, plan: Plan) -> Iterator[Media]:
     """Media that ended while planning for a reason that may have passed, in the plan's order."""
-    again = {row.media_uri for row in read_outcomes(output, PLAN_OUTCOMES_FILE) if row.transient}
-    with output.open(MEDIA_FILE) as stream:
-        file = pq.ParquetFile(stream)
-        for group in range(file.num_row_groups):
-            for row in file.read_row_group(group, use_threads=False).to_pylist():
-                if row["uri"] in again:
-                    again.remove(row["uri"])  # a media may be named more than once
-                    yield Media.from_row(row)
+    outcomes = (row for path in plan.paths(PLAN_OUTCOMES_FILE) for row in read_outcomes(output, path))
+    again = {row.media_uri for row in outcomes if row.transient}
+    for media in read_media(output, plan):
+        if media.uri in again:
+            again.remove(media.uri)  # a media may be named more than once
+            yield media

@@ -13,7 +13,7 @@ from pipeline.runs.progress import Progress
 from pipeline.store.claim import claim
 from pipeline.store.files import Folder
 from pipeline.store.index import IndexRow, drop_shards
-from pipeline.store.verify import check_shard, check_totals, open_any_store, stray_files
+from pipeline.store.verify import check_shard, check_totals, open_any_store, part_starts, stray_files
 
 _MAX_BLOCKS = 4096
 
@@ -65,7 +65,7 @@ def verify(config: VerifyConfig) -> VerifyReport:
     if store.rows:
         connect()
         with Progress("verify", total=len(store.rows), unit="shards") as progress:
-            for shard, found in _checked(store.rows, partial(_check_batch, folder, config.sample)):
+            for shard, found in _checked(store.rows, partial(_check_batch, folder, config.sample, part_starts(store))):
                 problems += found
                 damaged += [store.rows[shard]] if found else []
                 progress.advance(1, note=f"{len(problems)} problems")
@@ -93,7 +93,9 @@ def _checked(
         yield row["place"], json.loads(row["problems"])
 
 
-def _check_batch(folder: Folder, sample: int, batch: dict[str, NDArray[np.object_]]) -> dict[str, NDArray[np.str_]]:
+def _check_batch(
+    folder: Folder, sample: int, starts: Sequence[int], batch: dict[str, NDArray[np.object_]]
+) -> dict[str, NDArray[np.str_]]:
     (text,) = batch["row"]
-    problems = check_shard(folder, IndexRow(**json.loads(text)), sample=sample)
+    problems = check_shard(folder, IndexRow(**json.loads(text)), sample=sample, starts=starts)
     return {"place": batch["place"], "problems": np.array([json.dumps(problems)])}

@@ -1,4 +1,4 @@
-"""Decode a media: its planned clips, resized and coded, or why not. Runs in a sandbox."""
+"""Decode a media: its planned clips, resized and, where they go into a shard, coded; or why not. Runs in a sandbox."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from pipeline.media.span import ClipSpan
 from pipeline.media.video import decode_clips
 from pipeline.stages.protocol import ClipProtocol
 from pipeline.store.clipshard import Clip, CodedClip, code_clip
-from pipeline.store.plan import PlannedClip
+from pipeline.store.planned_clips import PlannedClip
 from schemas.clip import ClipMetadata
 from schemas.outcome import Reason
 
@@ -38,7 +38,7 @@ class DecodeMedia:
         self._protocol = protocol
         self._opener = MediaOpener(policy=policy)
 
-    def __call__(self, planned: PlannedMedia) -> Iterator[CodedClip | RejectClip]:
+    def __call__(self, planned: PlannedMedia) -> Iterator[Clip | RejectClip]:
         """One result for each clip.
 
         Raises:
@@ -49,7 +49,7 @@ class DecodeMedia:
             if isinstance(clip, RejectClip):
                 yield clip
             else:
-                yield self._unwanted(clip.pixels) or code_clip(clip, self._protocol.codec)
+                yield self._unwanted(clip.pixels) or clip
 
     def _unwanted(self, pixels: NDArray[np.uint8]) -> RejectClip | None:
         filters = self._protocol.filters
@@ -114,6 +114,20 @@ class DecodeMedia:
                     interlaced=result.interlaced,
                     crop=crop,
                 )
+
+
+class CodeMedia:
+    """The same, each clip as it will stand in a clip shard."""
+
+    def __init__(self, protocol: ClipProtocol, policy: RetryPolicy) -> None:
+        assert protocol.codec is not None, "clips that are stored have a codec"
+        self._codec = protocol.codec
+        self._decode = DecodeMedia(protocol, policy)
+
+    def __call__(self, planned: PlannedMedia) -> Iterator[CodedClip | RejectClip]:
+        """One result for each clip; raises as `DecodeMedia`."""
+        for clip in self._decode(planned):
+            yield clip if isinstance(clip, RejectClip) else code_clip(clip, self._codec)
 
 
 def _span(row: PlannedClip, protocol: ClipProtocol) -> ClipSpan:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.media.reject import RejectClip
+from pipeline.stages.clip_source import ClipSource, in_batches, read_ahead
 from pipeline.stages.stage import ShardReport, StepClock, reject_clip
 from pipeline.stages.tokenizer import Inference, Tokenizer
 from pipeline.store.clipshard import Clip
@@ -19,7 +20,7 @@ from pipeline.store.files import Folder
 from pipeline.store.latentshard import SUFFIXES, LatentShardWriter, ParquetLatentWriter, StoreFormat, TarLatentWriter
 from pipeline.store.ledger import OutcomeRow, commit_shard
 from pipeline.store.moments import ChannelMoments
-from pipeline.store.plan import PlannedShard
+from pipeline.store.planned_shards import PlannedShard
 from schemas.latent import FLIP_SUFFIX, latent_schema
 from schemas.outcome import Reason, Stage
 from vitok.config import Grid
@@ -41,7 +42,14 @@ class EncodeShard:
     """Posterior of every clip of a planned shard, written as one latent shard."""
 
     def __init__(
-        self, *, source: Folder, output: Folder, tokenizer_url: str, inference: Inference, latent: LatentFormat
+        self,
+        *,
+        source: ClipSource,
+        output: Folder,
+        tokenizer_url: str,
+        inference: Inference,
+        channels: int,
+        latent: LatentFormat,
     ) -> None:
         clock = StepClock()
         with clock.step("weights"):
@@ -49,23 +57,27 @@ class EncodeShard:
         self._start_seconds = clock.seconds
         self._source = source
         self._output = output
+        self._channels = channels
         self._latent = latent
 
     def __call__(self, shard: PlannedShard) -> ShardReport:
         """Encode, write and commit one shard."""
         clock = StepClock()
         clock.seconds, self._start_seconds = self._start_seconds, {}
-        channels = self._tokenizer.config.latent_channels
-        moments = ChannelMoments.empty(channels)
+        moments = ChannelMoments.empty(self._channels)
         outcomes: list[OutcomeRow] = []
         path = shard.name + SUFFIXES[self._latent.format]
-        with self._output.stage(path) as staged:
+        batch_size = self._tokenizer.inference.batch_size
+        with self._output.stage(path) as staged, read_ahead(self._source(shard), batch_size) as results:
             writer = self._writer(staged.stream, shard)
-            for clips in clock.pulled("decode", self._tokenizer.batches(self._source, shard)):
+            for batch in clock.pulled("decode", in_batches(results, batch_size)):
                 with clock.step("encode"):
-                    values, views = self._posteriors(clips)
+                    values, views = self._posteriors(batch)
                 with clock.step("write"):
-                    for row, clip in enumerate(clips):
+                    for row, clip in enumerate(batch):
+                        if isinstance(clip, OutcomeRow):
+                            outcomes.append(clip)
+                            continue
                         nonfinite = [name for name, view in views.items() if not np.isfinite(view[row]).all()]
                         if not nonfinite:
                             writer.write(clip.metadata, {name: array[row] for name, array in values.items()})
@@ -95,16 +107,24 @@ class EncodeShard:
                 stream, passed=self._latent.passed, columns=self._latent.columns, dtype=self._latent.dtype
             )
         grid = Grid.parse(shard.bucket.removeprefix("grid="))
-        shape = (grid.frames, grid.height, grid.width, self._tokenizer.config.latent_channels)
+        shape = (grid.frames, grid.height, grid.width, self._channels)
         schema = latent_schema(
             passed=self._latent.passed, shape=shape, dtype=self._latent.dtype, columns=self._latent.columns
         )
         return ParquetLatentWriter(stream, schema, passed=self._latent.passed)
 
     def _posteriors(
-        self, clips: Sequence[Clip]
+        self, batch: Sequence[Clip | OutcomeRow]
     ) -> tuple[dict[str, NDArray[np.generic]], dict[str, NDArray[np.float32]]]:
-        """By column: the arrays to store, [B, T', H', W', K], and what they are worth after rounding, as float32."""
+        """By column: the arrays to store, [B, T', H', W', K], and what they are worth after rounding, as float32.
+
+        Rows of clips that were lost mean nothing; there is no column where all were.
+        """
+        sound = [clip for clip in batch if isinstance(clip, Clip)]
+        if not sound:
+            return {}, {}
+        # The place of a clip that was lost is kept, by another's pixels: where a clip stands in its batch is planned.
+        clips = [clip if isinstance(clip, Clip) else sound[0] for clip in batch]
         dtype: torch.dtype = getattr(torch, self._latent.dtype)
         posterior = self._tokenizer.encode(clips)
         by_column = {"mean": posterior.mean, "logvar": posterior.logvar}

@@ -72,7 +72,8 @@ class ClipProtocol:
     scene_threshold: float
     """0 to 1: how much a frame must differ from the one before to begin a new shot, which no clip spans; 0: off."""
     decoder: Decoder
-    codec: PixelCodec
+    codec: PixelCodec | None
+    """How clips stand in their shards; None where their pixels go on as they are."""
     filters: Filters
     limits: MediaLimits
 
@@ -100,7 +101,7 @@ class ClipProtocol:
             "timestamps": self.timestamps,
             "scene_threshold": self.scene_threshold,
             "decoder": self.decoder,
-            "codec": self.codec.to_json(),
+            **({"codec": self.codec.to_json()} if self.codec else {}),
             "filters": asdict(self.filters),
             "limits": asdict(self.limits),
         }
@@ -120,7 +121,7 @@ class ClipProtocol:
             timestamps=cast(str | None, value["timestamps"]),
             scene_threshold=cast(float, value["scene_threshold"]),
             decoder=cast(Decoder, value["decoder"]),
-            codec=PixelCodec(**cast(dict[str, Any], value["codec"])),
+            codec=PixelCodec(**cast(dict[str, Any], value["codec"])) if "codec" in value else None,
             filters=Filters(**cast(dict[str, Any], value["filters"])),
             limits=MediaLimits(**cast(dict[str, Any], value["limits"])),
         )

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from pipeline.media.reject import RejectClip
 from pipeline.store.ledger import OutcomeRow, ShardRecord
-from pipeline.store.plan import PlannedShard
+from pipeline.store.planned_shards import PlannedShard
 from schemas.clip import ClipMetadata
 from schemas.outcome import TRANSIENT_REASONS, Stage, outcome_of
 

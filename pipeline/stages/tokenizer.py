@@ -1,4 +1,4 @@
-"""A trained auto-encoder at work on stored clips: fixed batches in, arrays out."""
+"""An auto-encoder at work on clips: fixed batches in, arrays out."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import torch
 
 from pipeline.store.clipshard import Clip, read_clips
 from pipeline.store.files import Folder
-from pipeline.store.plan import PlannedShard
-from vitok.model.checkpoint import load_checkpoint
+from pipeline.store.planned_shards import PlannedShard
+from vitok.adapters.load import load_adapter
 from vitok.model.posterior import Posterior
 from vitok.pixels import from_uint8
 
@@ -38,10 +38,10 @@ class Tokenizer:
     """Loaded once a worker; the same clips at the same place in a shard give the same bits."""
 
     def __init__(self, url: str, inference: Inference) -> None:
+        """Load the auto-encoder that `vitok.adapters.load.load_adapter` finds at `url`."""
         torch.set_num_threads(inference.threads)
         self.inference = inference
-        self.model = load_checkpoint(url).eval().to(inference.device)
-        self.config = self.model.config
+        self._adapter = load_adapter(url, device=inference.device)
 
     def batches(self, source: Folder, shard: PlannedShard) -> Iterator[list[Clip]]:
         """The clips of a planned shard in fixed chunks of `batch_size`, across the clip shards it is made of."""
@@ -58,13 +58,13 @@ class Tokenizer:
 
     @torch.inference_mode()
     def encode(self, clips: Sequence[Clip]) -> Posterior:
-        """Posterior of up to `batch_size` clips of one grid, float32 on the CPU, [B, T', H', W', K]."""
+        """Posterior of up to `batch_size` clips of one shape, float32 on the CPU, [B, T', H', W', K]."""
         pixels = np.stack([clip.pixels for clip in clips])
         missing = self.inference.batch_size - len(clips)
         # Kernels are chosen by shape: one shape for all passes keeps a latent independent of its batch neighbours.
         filled = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.uint8)])
         with self._autocast():
-            posterior = self.model.encode(from_uint8(torch.from_numpy(filled).to(self.inference.device)))
+            posterior = self._adapter.encode(from_uint8(torch.from_numpy(filled).to(self.inference.device)))
         kept = slice(len(clips))
         return Posterior(
             mean=posterior.mean[kept].float().cpu(),
@@ -78,7 +78,7 @@ class Tokenizer:
         missing = self.inference.batch_size - len(latent)
         filled = torch.cat([latent, latent.new_zeros((missing, *latent.shape[1:]))])
         with self._autocast():
-            pixels = self.model.decode(filled.to(self.inference.device), num_frames=num_frames)
+            pixels = self._adapter.decode(filled.to(self.inference.device), num_frames=num_frames)
         return pixels[: len(latent)].float().cpu()
 
     def _autocast(self) -> torch.autocast:

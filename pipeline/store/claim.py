@@ -5,40 +5,54 @@ import fcntl
 import io
 import json
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.store.faults import StorageError
 from pipeline.store.files import Folder, named_if_full
+from pipeline.store.lease import LEASE_SECONDS, Claim, Lease
 from pipeline.store.plan import RunRefusedError
 from schemas.metadata import CLAIM_FILE
 
 
 @contextlib.contextmanager
-def claim(folder: Folder, *, break_claim: bool = False) -> Iterator[None]:
+def claim(folder: Folder, *, break_claim: bool = False, lease_seconds: float = LEASE_SECONDS) -> Iterator[Claim]:
     """Hold a folder for the length of a run.
 
     On a local file system the claim is a lock that the kernel drops when its holder dies, however it dies. On an object
-    store it is an object put only if absent; a killed holder leaves it behind, and `break_claim` takes it over.
+    store it is a lease (`pipeline.store.lease`): a killed holder's runs out.
+
+    Args:
+        folder: The folder.
+        break_claim: On an object store, take over from whoever holds the folder now, dead or alive.
+        lease_seconds: Without a renewal, after which the holder of a folder on an object store counts as dead.
 
     Raises:
-        RunRefusedError: Another run holds the folder.
+        RunRefusedError: Another run holds the folder; or, as the block ends, has taken it over meanwhile.
         FullDiskError: The disk has no room for the claim.
     """
-    holder = json.dumps(
-        {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
-    ).encode()
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": now}
     if folder.is_local:
-        with _local_claim(folder, holder):
-            yield
-    else:
-        with _object_claim(folder, holder, break_claim):
-            yield
-
-
-def _refusal(folder: Folder, holder: str, advice: str) -> RunRefusedError:
-    return RunRefusedError(f"{folder.url} is held by another run: {holder}. {advice}")
+        with _local_claim(folder, json.dumps(holder).encode()):
+            yield Claim()
+        return
+    document = json.dumps(holder | {"nonce": secrets.token_hex(8)}).encode()
+    lease = Lease(folder, document, lease_seconds=lease_seconds)
+    lease.acquire(break_claim=break_claim)
+    try:
+        yield lease
+        lease.confirm()
+    except StorageError:
+        lease.stop()  # a server that fails would be asked to remove the claim for minutes; it runs out by itself
+        raise
+    except BaseException:
+        lease.release()
+        raise
+    lease.release()
 
 
 @contextlib.contextmanager
@@ -55,7 +69,7 @@ def _local_claim(folder: Folder, holder: bytes) -> Iterator[None]:
             stream.seek(0)
             name = stream.read().decode(errors="replace")
             stream.close()
-            raise _refusal(folder, name, "Wait for it, or stop it.") from None
+            raise RunRefusedError(f"{folder.url} is held by another run: {name}. Wait for it, or stop it.") from None
         # Between open and lock a finishing holder may have removed the file: then this lock guards nothing.
         if _is_named(stream, path):
             break
@@ -76,21 +90,3 @@ def _is_named(stream: io.FileIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-@contextlib.contextmanager
-def _object_claim(folder: Folder, holder: bytes, break_claim: bool) -> Iterator[None]:
-    path = folder.path(CLAIM_FILE)
-    if break_claim:
-        folder.remove(CLAIM_FILE)
-    try:
-        folder.file_system.pipe_file(path, holder, mode="create")
-    except OSError:  # FileExistsError by the book; s3fs raises plain OSError for a taken key
-        if not folder.exists(CLAIM_FILE):
-            raise
-        name = folder.read_bytes(CLAIM_FILE).decode(errors="replace")
-        raise _refusal(folder, name, "If that run is dead, start again with --break-claim.") from None
-    try:
-        yield
-    finally:
-        folder.remove(CLAIM_FILE)

@@ -5,21 +5,25 @@ import hashlib
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO, Self, TypeVar, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.store.faults import StorageError, open_persisting, persist
+
+_T = TypeVar("_T")
 
 TEMPORARY_FOLDER = ".tmp"
 _BLOCK_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class FullDiskError(RuntimeError):
+class FullDiskError(StorageError):
     """A disk, or the quota on it, has no room for what is being written; the message names the folder."""
 
 
@@ -83,7 +87,11 @@ class StagedFile:
 
 
 class Folder:
-    """A folder named by a path or an fsspec URL; picklable, so it travels to workers."""
+    """A folder named by a path or an fsspec URL; picklable, so it travels to workers.
+
+    What a server fails is tried again, for every operation here is safe to repeat (`pipeline.store.faults`); any of
+    them may end with a StorageError.
+    """
 
     def __init__(self, url: str) -> None:
         self.file_system, root = fsspec.core.url_to_fs(url)
@@ -116,7 +124,13 @@ class Folder:
 
     def exists(self, relative: str) -> bool:
         """Whether a file or folder of that name is there now."""
-        return bool(self.file_system.exists(self.path(relative)))
+        path = self.path(relative)
+
+        def look() -> bool:
+            self.file_system.invalidate_cache(path)
+            return bool(self.file_system.exists(path))
+
+        return self._persist(look, path)
 
     def read_bytes(self, relative: str) -> bytes:
         """All bytes of a file.
@@ -124,7 +138,8 @@ class Folder:
         Raises:
             FileNotFoundError: There is no such file.
         """
-        return cast(bytes, self.file_system.cat_file(self.path(relative)))
+        path = self.path(relative)
+        return self._persist(lambda: cast(bytes, self.file_system.cat_file(path)), path)
 
     def read_many(self, relatives: Sequence[str]) -> list[bytes]:
         """All bytes of each file, many at a time where the file system can.
@@ -134,14 +149,21 @@ class Folder:
         """
         # Not `cat`: it takes a "[" in a folder's name for a pattern.
         contents = self.file_system.cat_ranges([self.path(relative) for relative in relatives], None, None)
-        for content in contents:
-            if isinstance(content, Exception):
-                raise content
-        return cast(list[bytes], contents)
+        # One by one what failed among many: at once, of enough of them always one would.
+        return [
+            self.read_bytes(relative) if isinstance(content, Exception) else cast(bytes, content)
+            for relative, content in zip(relatives, contents, strict=True)
+        ]
 
     def open(self, relative: str) -> BinaryIO:
         """A file for reading."""
-        return cast(BinaryIO, self.file_system.open(self.path(relative), "rb"))
+        path = self.path(relative)
+
+        def open_once() -> BinaryIO:
+            self.file_system.invalidate_cache(path)
+            return cast(BinaryIO, self.file_system.open(path, "rb"))
+
+        return open_once() if self.is_local else cast(BinaryIO, open_persisting(open_once, url=self._named(path)))
 
     def holds(self, record: FileRecord) -> bool:
         """Whether a committed file is there with the bytes it was committed with."""
@@ -154,11 +176,13 @@ class Folder:
     def find(self, relative: str | None = None) -> list[str]:
         """Paths of all files below, relative to this folder, sorted; empty where there is no such folder."""
         start = self.root if relative is None else self.path(relative)
-        self.file_system.invalidate_cache(start)
-        if not self.file_system.exists(start):
-            return []
         prefix = f"{self.root}/"
-        return sorted(str(name).removeprefix(prefix) for name in self.file_system.find(start))
+
+        def find() -> list[str]:
+            self.file_system.invalidate_cache(start)
+            return list(self.file_system.find(start)) if self.file_system.exists(start) else []
+
+        return sorted(name.removeprefix(prefix) for name in self._persist(find, start))
 
     def remove(self, relative: str) -> None:
         """Delete a file, or a folder and what it holds; nothing happens where it is absent.
@@ -166,13 +190,21 @@ class Folder:
         Local: also while others write and delete in the folder, as workers do that outlive their killed run for a
         moment.
         """
-        while self.exists(relative):
-            try:
-                self.file_system.rm(self.path(relative), recursive=True)
-                return
-            except OSError as error:
-                if not self.is_local or error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
-                    raise
+        path = self.path(relative)
+
+        def remove() -> None:
+            while self.exists(relative):
+                try:
+                    self.file_system.rm(path, recursive=True)
+                    return
+                except FileNotFoundError:
+                    if not self.is_local:
+                        return
+                except OSError as error:
+                    if not self.is_local or error.errno != errno.ENOTEMPTY:
+                        raise
+
+        self._persist(remove, path)
 
     @contextmanager
     def stage(self, relative: str) -> Iterator[StagedFile]:
@@ -204,10 +236,37 @@ class Folder:
             staged.stream.write(data)
             return staged.commit()
 
+    def create(self, relative: str, data: bytes) -> bytes:
+        """Write a small file only where there is none; whole either way.
+
+        Returns:
+            What stands there then: these bytes, or those of whoever was first. Two writers of different bytes never
+            both get their own, if the server's conditional puts are atomic (`If-None-Match: *`).
+        """
+        path = self.path(relative)
+
+        def create() -> bytes:
+            try:
+                self.file_system.pipe_file(path, data, mode="create")
+            except OSError as error:  # FileExistsError by the book; some say only that a condition was not met
+                try:  # it may be there by an earlier attempt of ours, of which only the answer was lost
+                    return cast(bytes, self.file_system.cat_file(path))
+                except FileNotFoundError:
+                    raise error from None
+            return cast(bytes, self.file_system.cat_file(path))
+
+        return self._persist(create, path)
+
+    def _persist(self, operation: Callable[[], _T], path: str) -> _T:
+        return operation() if self.is_local else persist(operation, url=self._named(path))
+
+    def _named(self, path: str) -> str:
+        return str(self.file_system.unstrip_protocol(path))
+
     def _publish(self, temporary: Path, relative: str) -> None:
         final = self.path(relative)
         if not self.is_local:
-            self.file_system.put_file(str(temporary), final)
+            self._persist(lambda: self._upload(temporary, final), final)
             return
         Path(final).parent.mkdir(parents=True, exist_ok=True)
         temporary.replace(final)
@@ -217,6 +276,13 @@ class Folder:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def _upload(self, temporary: Path, final: str) -> None:
+        try:
+            self.file_system.put_file(str(temporary), final)
+        except FileNotFoundError as error:
+            # An upload in parts that was completed, with the answer lost, is unknown when it is completed again.
+            raise OSError(f"the upload was lost: {error}") from error
 
 
 def digest_file(path: Path) -> tuple[int, str]:

@@ -14,8 +14,9 @@ from pipeline.store.documents import read_json, sealed, write_json
 from pipeline.store.files import Folder
 from pipeline.store.ledger import ShardRecord, write_index
 from pipeline.store.moments import ChannelMoments
-from pipeline.store.plan import Plan, read_table
-from schemas.metadata import FORMAT_VERSION, INDEX_FILE, PLAN_FILE, STORE_FILE, check_format, ledger_file
+from pipeline.store.plan import Plan, plan_sha256
+from pipeline.store.tables import read_table
+from schemas.metadata import FORMAT_VERSION, STORE_FILE, check_format, index_file, ledger_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,8 +104,15 @@ class Normalisation:
     one plan gives the same bits, however its shards were made.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, stated: Mapping[str, Sequence[float]] | None = None) -> None:
+        """Begin with no shard.
+
+        Args:
+            channels: K.
+            stated: Mean and std by channel that the tokenizer's authors give its generators, where they state any.
+        """
         self._channels = channels
+        self._stated = {} if stated is None else {"tokenizer": {name: list(stated[name]) for name in ("mean", "std")}}
         self._buckets: dict[str, ChannelMoments] = {}
 
     def add(self, record: ShardRecord) -> None:
@@ -121,6 +129,7 @@ class Normalisation:
             "normalisation": {
                 "all": ChannelMoments.merge_all(merged.values(), self._channels).normalisation(),
                 "buckets": {bucket: moments.normalisation() for bucket, moments in merged.items()},
+                **self._stated,
             }
         }
 
@@ -159,7 +168,7 @@ def close_store(
                 sums.add(record)
             yield record
 
-    index = write_index(folder, passing())
+    index = write_index(folder, passing(), path=index_file(len(plan.parts)))
     for path in folder.find("outcomes"):
         if path not in outcomes:
             folder.remove(path)  # a retry cured all that it tells of
@@ -167,7 +176,7 @@ def close_store(
         "format": format_name,
         "format_version": FORMAT_VERSION,
         "fingerprint": plan.fingerprint,
-        "plan_sha256": hashlib.sha256(folder.read_bytes(PLAN_FILE)).hexdigest(),
+        "plan_sha256": plan_sha256(folder),
         "counts": total_counts(plan, buckets.values()),
         "buckets": {
             name: {"shards": tally.shards, "clips": tally.stored, "size_bytes": tally.size_bytes}
@@ -198,7 +207,6 @@ def drop_shards(folder: Folder, rows: Sequence[IndexRow]) -> None:
     Safe to repeat, and to be killed in.
     """
     folder.remove(STORE_FILE)
-    folder.remove(INDEX_FILE)
     for row in rows:
         # The record first: without it the files count for nothing.
         folder.remove(ledger_file(row.shard))
@@ -233,12 +241,34 @@ def open_store(folder: Folder, *, format_name: str) -> Store:
     check_format(document, format_name=format_name, where=folder.path(STORE_FILE))
     if document != sealed(document):
         raise ValueError(f"{folder.path(STORE_FILE)} is not what was written: its seal does not match its content")
-    data = folder.read_bytes(INDEX_FILE)
     index = document["index"]
     assert isinstance(index, dict)
+    data = folder.read_bytes(index["path"])
     if hashlib.sha256(data).hexdigest() != index["sha256"]:
-        raise ValueError(f"{folder.path(INDEX_FILE)} is not the index that {STORE_FILE} was written with: damaged")
+        raise ValueError(f"{folder.path(index['path'])} is not the index that {STORE_FILE} was written with: damaged")
     return Store(folder=folder, document=document, rows=_rows(read_table(data)))
+
+
+def is_closed(folder: Folder) -> bool:
+    """Whether a folder with a plan has a `store.json`, and one of the plan as it is now: a plan may have grown."""
+    return folder.exists(STORE_FILE) and read_json(folder, STORE_FILE)["plan_sha256"] == plan_sha256(folder)
+
+
+def earlier_states(store: Store) -> list[dict[str, object]]:
+    """`Store.identity` of each state that the store was closed in and has only added shards to; the last is now's.
+
+    O(shards); no shard is read.
+    """
+    plan = Plan.load(store.folder)
+    assert plan is not None, "a finished store has a plan"
+    states: list[dict[str, object]] = []
+    for part, name in enumerate(plan.history):
+        if store.folder.exists(index_file(part)):
+            data = store.folder.read_bytes(index_file(part))
+            rows = _rows(read_table(data))
+            if rows == list(store.rows[: len(rows)]):
+                states.append({"fingerprint": name, "index_sha256": hashlib.sha256(data).hexdigest()})
+    return states
 
 
 def _rows(table: pa.Table) -> list[IndexRow]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.store.documents import fingerprint, write_json
 from pipeline.store.files import FileRecord, Folder
-from pipeline.store.plan import PlannedShard
+from pipeline.store.planned_shards import PlannedShard
 from schemas.manifest import INDEX_SCHEMA
 from schemas.metadata import INDEX_FILE, ledger_file
 from schemas.outcome import OUTCOME_SCHEMA, Outcome
@@ -310,10 +310,10 @@ def read_ledger(folder: Folder) -> Ledger:
     return Ledger(folder)
 
 
-def write_index(folder: Folder, records: Iterable[ShardRecord]) -> FileRecord:
-    """Fold records, in plan order, into the store's index, a bounded number at a time."""
+def write_index(folder: Folder, records: Iterable[ShardRecord], *, path: str = INDEX_FILE) -> FileRecord:
+    """Fold records, in plan order, into an index of the store, a bounded number at a time."""
     waiting = (index_row(record) for record in records)
-    with folder.stage(INDEX_FILE) as staged:
+    with folder.stage(path) as staged:
         with pq.ParquetWriter(staged.stream, INDEX_SCHEMA) as writer:
             while rows := list(islice(waiting, _INDEX_ROWS)):
                 writer.write_table(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA))

@@ -1,67 +1,23 @@
-"""Plan first: which shards there are and what is in them, fixed before any work and named by a fingerprint."""
+"""Plan first: which shards there are and what they are made of, fixed before any work and named by a fingerprint.
 
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from typing import BinaryIO, Self, cast
+A finished plan may grow: by a part, with shards of its own after those that were there, whose files stand in a folder
+of their own. No byte of the plan's other files changes; `plan.json` is written last.
+"""
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self, cast
 
-from pipeline.media.source import Media
 from pipeline.store.documents import fingerprint, read_json, write_json
-from pipeline.store.files import FileRecord, Folder, StagedFile
-from schemas.manifest import PLANNED_CLIP_SCHEMA, PLANNED_SHARD_SCHEMA
-from schemas.metadata import FORMAT_VERSION, PLAN_FILE, SHARDS_FILE, SHARDS_PER_PLAN_FILE, clips_file, differences
-
-_LOADED_ROWS = 4096
-"""Rows of planned shards that are dictionaries at one time while a plan is loaded."""
+from pipeline.store.files import FileRecord, Folder
+from pipeline.store.planned_shards import PlannedShard, read_shards, write_shards
+from schemas.metadata import FORMAT_VERSION, PLAN_FILE, differences, part_file
 
 
 class RunRefusedError(RuntimeError):
     """A run that must not go on here; the message says why and what to do."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedClip:
-    """One clip of one media (`schemas.manifest.PLANNED_CLIP_SCHEMA`)."""
-
-    key: str
-    media: Media
-    clip_index: int
-    first_frame: int | None
-    """Start of the clip in frames at the clip's rate, counted from the media's first; None for an image."""
-
-    def to_row(self) -> dict[str, object]:
-        """The clip as a row."""
-        own = {"key": self.key, "clip_index": self.clip_index, "first_frame": self.first_frame}
-        return own | self.media.to_row()
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, object]) -> Self:
-        """Undo `to_row`."""
-        return cls(
-            key=cast(str, row["key"]),
-            media=Media.from_row(row),
-            clip_index=cast(int, row["clip_index"]),
-            first_frame=cast(int | None, row["first_frame"]),
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PlannedShard:
-    """One output file to be: the unit of work, retry and commit."""
-
-    index: int
-    bucket: str
-    num_clips: int
-    sources: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Path of the shard's file in its store, without extension."""
-        return f"{self.bucket}/shard-{self.index:08d}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,19 +36,64 @@ class PlanCounts:
         """What must be accounted for: planned = stored + filtered + rejected."""
         return self.clips + self.filtered + self.rejected
 
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            media=self.media + other.media,
+            clips=self.clips + other.clips,
+            filtered=self.filtered + other.filtered,
+            rejected=self.rejected + other.rejected,
+            reasons=dict(Counter(self.reasons) + Counter(other.reasons)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanPart:
+    """What a plan grew by."""
+
+    first_shard: int
+    """Its shards begin here."""
+    identity: Mapping[str, object] | None
+    """Of what was added; None: media that a retry brought back, which were of the plan before."""
+    before_sha256: str
+    """Of the `plan.json` that grew."""
+    before_counts: PlanCounts
+    """Of that plan."""
+
+    def to_json(self) -> dict[str, object]:
+        """The part as JSON-ready values."""
+        return {
+            "first_shard": self.first_shard,
+            "identity": None if self.identity is None else dict(self.identity),
+            "before": {"plan_sha256": self.before_sha256, "counts": asdict(self.before_counts)},
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, object]) -> Self:
+        """Read `to_json`'s value."""
+        before = cast(dict[str, object], value["before"])
+        return cls(
+            first_shard=cast(int, value["first_shard"]),
+            identity=cast(dict[str, object] | None, value["identity"]),
+            before_sha256=cast(str, before["plan_sha256"]),
+            before_counts=PlanCounts(**cast(dict[str, Any], before["counts"])),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A whole plan; only the first run on a folder makes one."""
+    """A whole plan; the first run on a folder makes it, and only what appends to it or retries changes it."""
 
     job: str
     fingerprint: str
     identity: Mapping[str, object]
-    """Everything that can change an output byte; the fingerprint is its hash."""
+    """Everything that can change an output byte of the first part."""
     counts: PlanCounts
+    """Of the whole."""
     files: tuple[FileRecord, ...]
     """The plan's other files."""
     shards: tuple[PlannedShard, ...]
+    parts: tuple[PlanPart, ...] = ()
+    """What it grew by, in order: part 1 stands first."""
 
     @classmethod
     def load(cls, folder: Folder) -> Self | None:
@@ -109,25 +110,18 @@ class Plan:
         assert isinstance(counts, dict)
         assert isinstance(identity, dict)
         assert isinstance(files, list)
-        with folder.open(SHARDS_FILE) as stream:
-            table = read_table(stream)
+        grown = document.get("parts", [])
+        assert isinstance(grown, list)
+        parts = tuple(PlanPart.from_json(part) for part in grown)
+        starts = [0, *(part.first_shard for part in parts)]
         return cls(
             job=str(document["job"]),
             fingerprint=str(document["fingerprint"]),
             identity=identity,
             counts=PlanCounts(**counts),
             files=tuple(FileRecord.from_json(file) for file in files),
-            shards=tuple(
-                # Equal names of buckets are one string.
-                PlannedShard(
-                    index=row["shard"],
-                    bucket=sys.intern(row["bucket"]),
-                    num_clips=row["num_clips"],
-                    sources=tuple(row["sources"]),
-                )
-                for batch in table.to_batches(max_chunksize=_LOADED_ROWS)
-                for row in batch.to_pylist()
-            ),
+            shards=tuple(shard for part, start in enumerate(starts) for shard in read_shards(folder, part, start)),
+            parts=parts,
         )
 
     @classmethod
@@ -151,37 +145,99 @@ class Plan:
             shards: In order.
             files: Further files of the plan, already written.
         """
-        table = pa.table(
-            {
-                "shard": [shard.index for shard in shards],
-                "bucket": [shard.bucket for shard in shards],
-                "num_clips": [shard.num_clips for shard in shards],
-                "sources": [list(shard.sources) for shard in shards],
-            },
-            schema=PLANNED_SHARD_SCHEMA,
-        )
-        files = (*files, write_table(folder, SHARDS_FILE, table))
         plan = cls(
             job=job,
             fingerprint=fingerprint(identity),
             identity=identity,
             counts=counts,
-            files=files,
+            files=(*files, write_shards(folder, 0, shards)),
             shards=tuple(shards),
         )
-        write_json(
-            folder,
-            PLAN_FILE,
-            {
-                "format_version": FORMAT_VERSION,
-                "job": job,
-                "fingerprint": plan.fingerprint,
-                "identity": dict(identity),
-                "counts": asdict(counts),
-                "files": [file.to_json() for file in files],
-            },
-        )
+        plan.write(folder)
         return plan
+
+    def grow(
+        self,
+        folder: Folder,
+        *,
+        identity: Mapping[str, object] | None,
+        counts: PlanCounts,
+        shards: Sequence[PlannedShard],
+        files: Sequence[FileRecord] = (),
+    ) -> Self:
+        """Write the plan with one more part; until `plan.json` is replaced, at once, the folder has the old one.
+
+        Args:
+            folder: Of the plan.
+            identity: See `PlanPart`.
+            counts: Totals of the whole.
+            shards: The new ones, numbered from 0.
+            files: Further files of the part, already written, and those of the plan that are written anew.
+        """
+        part, start = len(self.parts) + 1, len(self.shards)
+        added = [replace(shard, index=start + shard.index, part=part, part_start=start) for shard in shards]
+        new = (*files, write_shards(folder, part, added))
+        renewed = {file.path for file in new}
+        grown = PlanPart(
+            first_shard=start, identity=identity, before_sha256=plan_sha256(folder), before_counts=self.counts
+        )
+        parts = (*self.parts, grown)
+        plan = replace(
+            self,
+            fingerprint=_fingerprint(self.identity, parts),
+            counts=counts,
+            files=(*(file for file in self.files if file.path not in renewed), *new),
+            shards=(*self.shards, *added),
+            parts=parts,
+        )
+        plan.write(folder)
+        return plan
+
+    def write(self, folder: Folder) -> None:
+        """Write `plan.json`."""
+        document: dict[str, object] = {
+            "format_version": FORMAT_VERSION,
+            "job": self.job,
+            "fingerprint": self.fingerprint,
+            "identity": dict(self.identity),
+            "counts": asdict(self.counts),
+            "files": [file.to_json() for file in self.files],
+        }
+        if self.parts:
+            document["parts"] = [part.to_json() for part in self.parts]
+        write_json(folder, PLAN_FILE, document)
+
+    @property
+    def part_starts(self) -> tuple[int, ...]:
+        """First shard of each part."""
+        return (0, *(part.first_shard for part in self.parts))
+
+    def paths(self, path: str) -> list[str]:
+        """Where the parts of the plan have a file, such as `MEDIA_FILE`, in their order; not every part has each."""
+        there = {file.path for file in self.files}
+        named = (part_file(path, part) for part in range(len(self.parts) + 1))
+        return [path for path in named if path in there]
+
+    @property
+    def history(self) -> tuple[str, ...]:
+        """Fingerprint that the plan had with each of its parts as the last."""
+        return tuple(_fingerprint(self.identity, self.parts[:count]) for count in range(len(self.parts) + 1))
+
+    @property
+    def identities(self) -> tuple[Mapping[str, object] | None, ...]:
+        """Identity of each part; None: see `PlanPart`."""
+        return (self.identity, *(part.identity for part in self.parts))
+
+    def before(self) -> Self:
+        """The plan as it was before its last part, for its shards and counts; `files` stay those of the whole."""
+        last = self.parts[-1]
+        return replace(
+            self,
+            fingerprint=self.history[-2],
+            counts=last.before_counts,
+            shards=self.shards[: last.first_shard],
+            parts=self.parts[:-1],
+        )
 
     def check(self, *, folder: Folder, job: str, identity: Mapping[str, object]) -> None:
         """Refuse to go on with a plan that was made for something else.
@@ -189,143 +245,36 @@ class Plan:
         Raises:
             RunRefusedError: Says line by line what differs.
         """
-        lines = differences({"job": self.job, **self.identity}, {"job": job, **identity})
-        if lines:
-            raise RunRefusedError(
-                f"{folder.url} was planned for something else; what differs:\n  "
-                + "\n  ".join(lines)
-                + "\nGive another --output, or the inputs and flags it was planned with."
-            )
+        refuse_other(folder, self.differences(job, identity))
+
+    def differences(self, job: str, identity: Mapping[str, object]) -> list[str]:
+        """What differs between what the plan was first made for and something else, line by line."""
+        return differences({"job": self.job, **self.identity}, {"job": job, **identity})
 
 
-class ClipPlanWriter:
-    """Streams planned clips into shards: holds the open shard of each bucket, whatever the number of media.
-
-    Shards are numbered in the order in which they fill; what is left at the end closes in bucket order. That order is
-    a function of the media's order alone.
-    """
-
-    def __init__(self, folder: Folder, *, shard_size: int, before: Sequence[PlannedShard] = ()) -> None:
-        """Begin, or go on.
-
-        Args:
-            folder: Where the plan's job writes.
-            shard_size: Clips of one shard.
-            before: Shards that a finished plan of the folder has: new ones are numbered after them.
-        """
-        self.shards: list[PlannedShard] = list(before)
-        self.files: list[FileRecord] = []
-        self._folder = folder
-        self._shard_size = shard_size
-        self._open: dict[str, list[PlannedClip]] = {}
-        self._file = ExitStack()
-        self._staged: StagedFile | None = None
-        self._writer: pq.ParquetWriter | None = None
-        self._first = len(self.shards)
-
-    def __enter__(self) -> Self:
-        path, row_groups = clips_file(self._first)
-        if row_groups:
-            # The last file of the plan has room: it is written again, with more in it.
-            with self._folder.open(path) as stream:
-                file = pq.ParquetFile(stream)
-                for row_group in range(row_groups):
-                    self._write(self._first - row_groups + row_group, file.read_row_group(row_group, use_threads=False))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()  # without a commit, where planning failed
-
-    def add(self, bucket: str, clip: PlannedClip) -> None:
-        """Give a clip to the open shard of its bucket."""
-        clips = self._open.setdefault(bucket, [])
-        clips.append(clip)
-        if len(clips) == self._shard_size:
-            self._close_shard(bucket)
-
-    def finish(self) -> None:
-        """Close the shards that did not fill and commit the last file."""
-        for bucket in sorted(self._open):
-            self._close_shard(bucket)
-        if self._staged is not None:
-            self._commit()
-
-    def _close_shard(self, bucket: str) -> None:
-        clips = self._open.pop(bucket)
-        index = len(self.shards)
-        self.shards.append(PlannedShard(index=index, bucket=bucket, num_clips=len(clips)))
-        self._write(index, pa.Table.from_pylist([clip.to_row() for clip in clips], schema=PLANNED_CLIP_SCHEMA))
-
-    def _write(self, shard_index: int, table: pa.Table) -> None:
-        path, row_group = clips_file(shard_index)
-        if self._staged is None:
-            self._staged = self._file.enter_context(self._folder.stage(path))
-            self._writer = pq.ParquetWriter(self._staged.stream, PLANNED_CLIP_SCHEMA)
-        assert self._writer is not None
-        self._writer.write_table(table, row_group_size=table.num_rows)
-        if row_group == SHARDS_PER_PLAN_FILE - 1:
-            self._commit()
-
-    def _commit(self) -> None:
-        assert self._writer is not None
-        assert self._staged is not None
-        self._writer.close()
-        self.files.append(self._staged.commit())
-        self._file.close()
-        self._staged = self._writer = None
+def plan_sha256(folder: Folder) -> str:
+    """Sha256 of a folder's `plan.json`, which holds those of the plan's other files."""
+    return hashlib.sha256(folder.read_bytes(PLAN_FILE)).hexdigest()
 
 
-def read_planned_clips(folder: Folder, shard: PlannedShard) -> list[PlannedClip]:
-    """The clips of one planned shard, in order: one row group."""
-    path, row_group = clips_file(shard.index)
-    with folder.open(path) as stream:
-        rows = pq.ParquetFile(stream).read_row_group(row_group, use_threads=False).to_pylist()
-    return [PlannedClip.from_row(row) for row in rows]
-
-
-def group_sources(
-    sources: Iterable[tuple[str, str, int]],
-    *,
-    shard_size: int,
-) -> Iterator[PlannedShard]:
-    """Planned shards made of whole clip shards: neighbours of one bucket, until `shard_size` clips are reached.
+def refuse_other(folder: Folder, lines: Sequence[str]) -> None:
+    """Refuse to go on with a plan that differs from what is asked for.
 
     Args:
-        sources: (bucket, path, number of clips) of each clip shard, in order.
-        shard_size: Clips a shard should hold; it holds more only where one clip shard does.
-    """
-    open_paths: dict[str, list[str]] = {}
-    open_clips: dict[str, int] = {}
-    index = 0
+        folder: Of the plan.
+        lines: What differs; nothing does where there are none.
 
-    def close(bucket: str) -> PlannedShard:
-        return PlannedShard(
-            index=index, bucket=bucket, num_clips=open_clips.pop(bucket), sources=tuple(open_paths.pop(bucket))
+    Raises:
+        RunRefusedError: There are some.
+    """
+    if lines:
+        raise RunRefusedError(
+            f"{folder.url} was planned for something else; what differs:\n  "
+            + "\n  ".join(lines)
+            + "\nGive another --output, or the inputs and flags it was planned with."
         )
 
-    for bucket, path, count in sources:
-        if bucket in open_paths and open_clips[bucket] + count > shard_size:
-            yield close(bucket)
-            index += 1
-        open_paths.setdefault(bucket, []).append(path)
-        open_clips[bucket] = open_clips.get(bucket, 0) + count
-    for bucket in sorted(open_paths):
-        yield close(bucket)
-        index += 1
 
-
-def write_table(folder: Folder, path: str, table: pa.Table) -> FileRecord:
-    """Write an Arrow table as one Parquet file, whole or not at all."""
-    with folder.stage(path) as staged:
-        pq.write_table(table, staged.stream)
-        return staged.commit()
-
-
-def read_table(source: BinaryIO | bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a Parquet file, or the bytes of one, in this thread.
-
-    Not `pq.read_table` of a Python file (pyarrow 26): its threads may outlive the call and abort the interpreter as it
-    ends (32 of 60 runs of a script that did no more).
-    """
-    file = pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source)
-    return file.read(columns=None if columns is None else list(columns), use_threads=False)
+def _fingerprint(identity: Mapping[str, object], parts: Sequence[PlanPart]) -> str:
+    appended = [part.identity for part in parts if part.identity is not None]
+    return fingerprint({"identity": identity, "appended": appended} if appended else identity)

@@ -3,21 +3,27 @@
 import hashlib
 import io
 import json
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.store.clipshard import read_clips, read_keys
+from pipeline.store.clipshard import read_clips
 from pipeline.store.documents import read_json
 from pipeline.store.files import FileRecord, Folder, digest_stream
 from pipeline.store.index import IndexRow, Store, open_store, total_counts
-from pipeline.store.ledger import ShardRecord, index_row
-from pipeline.store.plan import Plan, PlannedShard, RunRefusedError, read_planned_clips, read_table
+from pipeline.store.ledger import ShardRecord, index_row, read_ledger
+from pipeline.store.plan import Plan, RunRefusedError, plan_sha256
+from pipeline.store.planned_clips import read_planned_keys
+from pipeline.store.planned_shards import PlannedShard
+from pipeline.store.stored_keys import read_stored_keys
+from pipeline.store.tables import read_table
 from schemas.metadata import (
     AUDIT_FORMAT,
     CLIP_STORE_FORMAT,
@@ -25,12 +31,13 @@ from schemas.metadata import (
     PLAN_FILE,
     PLAN_OUTCOMES_FILE,
     STORE_FILE,
-    clips_file,
     ledger_file,
 )
 from vitok.latents.tar import read_samples
 
 _FORMATS = (CLIP_STORE_FORMAT, LATENT_STORE_FORMAT, AUDIT_FORMAT)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, pa.ArrowException, RunRefusedError)
+"""What a damaged plan raises."""
 
 
 def open_any_store(folder: Folder) -> Store:
@@ -52,13 +59,15 @@ def check_totals(store: Store) -> list[str]:
     """Problems of the whole: planned = stored + filtered + rejected, in the plan, the index and `store.json` alike."""
     try:
         plan = Plan.load(store.folder)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException, RunRefusedError) as error:
+    except _UNREADABLE as error:
         return [f"the plan cannot be read: {error}"]
     if plan is None:
         return ["the plan is missing"]
     problems = []
-    found = hashlib.sha256(store.folder.read_bytes(PLAN_FILE)).hexdigest()
-    if found != store.document["plan_sha256"]:
+    if _is_growing(store, plan):
+        problems.append(_unfinished(store, plan))
+        plan = plan.before()
+    elif plan_sha256(store.folder) != store.document["plan_sha256"]:
         problems.append(f"{PLAN_FILE}: is not the plan that the store was closed with")
     for file in plan.files:
         problems += _check_bytes(store.folder, file)
@@ -69,9 +78,8 @@ def check_totals(store: Store) -> list[str]:
     if planned != indexed:
         problems.append(f"the index lists {len(indexed)} shards that are not the plan's {len(planned)}")
     if plan.counts.filtered + plan.counts.rejected:
-        problems += _check_outcomes(
-            store.folder, PLAN_OUTCOMES_FILE, filtered=plan.counts.filtered, rejected=plan.counts.rejected
-        )
+        paths = plan.paths(PLAN_OUTCOMES_FILE)
+        problems += _check_outcomes(store.folder, paths, filtered=plan.counts.filtered, rejected=plan.counts.rejected)
     totals = total_counts(plan, store.rows)
     if totals != store.document["counts"]:
         problems.append(f"store.json counts {store.document['counts']}, its parts {totals}")
@@ -80,15 +88,59 @@ def check_totals(store: Store) -> list[str]:
     return problems
 
 
+def _is_growing(store: Store, plan: Plan) -> bool:
+    """Whether the plan has grown since the store was closed, and the store not yet."""
+    return bool(plan.parts) and store.document["plan_sha256"] == plan.parts[-1].before_sha256
+
+
+def _unfinished(store: Store, plan: Plan) -> str:
+    first, end = plan.parts[-1].first_shard, len(plan.shards)
+    committed = sum(first <= index < end for index in read_ledger(store.folder))
+    return (
+        f"an append has begun and not finished: {committed} of its {end - first} shards are committed. Until it has, "
+        f"{STORE_FILE} lists the {first} shards from before; start the same command again, and it goes on"
+    )
+
+
 def stray_files(store: Store) -> list[str]:
-    """Shards, outcomes and ledger records that the index does not know."""
+    """Shards, outcomes and ledger records that neither the index nor an unfinished append knows."""
     known = {path for row in store.rows for path in (row.path, row.outcomes_path, ledger_file(row.shard))}
     found = [path for path in store.folder.find() if path.startswith(("grid=", "ledger/", "outcomes/"))]
-    return [f"{path}: not in the index" for path in found if path not in known]
+    strays = [path for path in found if path not in known]
+    return [f"{path}: not in the index" for path in strays if path not in _growing_files(store, strays)]
 
 
-def check_shard(folder: Folder, row: IndexRow, *, sample: int) -> list[str]:
-    """Problems of one shard: its record, its bytes, its keys against the plan, and a few clips decoded."""
+def _growing_files(store: Store, paths: Sequence[str]) -> set[str]:
+    """Those of the paths that an unfinished append has written."""
+    try:
+        plan = Plan.load(store.folder) if paths else None
+    except _UNREADABLE:
+        return set()  # `check_totals` says so
+    if plan is None or not _is_growing(store, plan):
+        return set()
+    shards = plan.shards[plan.parts[-1].first_shard :]
+    stems = {stem for shard in shards for stem in (shard.name, f"outcomes/{shard.name}", ledger_file(shard.index))}
+    return {path for path in paths if path in stems or path.rpartition(".")[0] in stems}
+
+
+def part_starts(store: Store) -> tuple[int, ...]:
+    """`Plan.part_starts` of a store, without its shards; of a plan that cannot be read, those of one never grown."""
+    try:
+        parts = cast(list[dict[str, int]], read_json(store.folder, PLAN_FILE).get("parts", []))
+        return (0, *(part["first_shard"] for part in parts))
+    except _UNREADABLE:
+        return (0,)  # `check_totals` says so
+
+
+def check_shard(folder: Folder, row: IndexRow, *, sample: int, starts: Sequence[int] = (0,)) -> list[str]:
+    """Problems of one shard: its record, its bytes, its keys against the plan, and a few clips decoded.
+
+    Args:
+        folder: The store.
+        row: The shard.
+        sample: Clips that are decoded.
+        starts: See `part_starts`.
+    """
     try:
         data = folder.read_bytes(ledger_file(row.shard))
     except OSError as error:
@@ -105,7 +157,7 @@ def check_shard(folder: Folder, row: IndexRow, *, sample: int) -> list[str]:
     if problems:
         return problems  # contents of a damaged file prove nothing
     try:
-        return _check_contents(folder, record, sample)
+        return _check_contents(folder, record, sample, starts)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         return [f"shard {row.shard}: contents cannot be read: {error}"]
 
@@ -122,20 +174,23 @@ def _check_bytes(folder: Folder, file: FileRecord) -> list[str]:
     return []
 
 
-def _check_contents(folder: Folder, record: ShardRecord, sample: int) -> list[str]:
-    shard = PlannedShard(index=record.index, bucket=record.bucket, num_clips=record.planned)
+def _check_contents(folder: Folder, record: ShardRecord, sample: int, starts: Sequence[int]) -> list[str]:
+    part = bisect_right(starts, record.index) - 1
+    shard = PlannedShard(
+        index=record.index, bucket=record.bucket, num_clips=record.planned, part=part, part_start=starts[part]
+    )
     problems = []
     ended: list[str] = []
     if record.outcomes is not None:
         ended = read_table(folder.read_bytes(record.outcomes.path))["key"].to_pylist()
-        problems += _check_outcomes(folder, record.outcomes.path, filtered=record.filtered, rejected=record.rejected)
+        problems += _check_outcomes(folder, [record.outcomes.path], filtered=record.filtered, rejected=record.rejected)
     stored: list[str] = []
     if record.file is not None:
-        stored = _stored_keys(folder, record.file.path)
+        stored = list(read_stored_keys(folder, record.file.path))
         problems += _check_sample(folder, record.file.path, sample)
     if len(stored) != record.stored:
         problems.append(f"{shard.name}: holds {len(stored)} clips, committed were {record.stored}")
-    planned = _planned_keys(folder, shard)
+    planned = read_planned_keys(folder, shard)
     if planned is not None and Counter(planned) != Counter(stored + ended):
         missing = sorted((Counter(planned) - Counter(stored + ended)).elements())
         extra = sorted((Counter(stored + ended) - Counter(planned)).elements())
@@ -145,29 +200,17 @@ def _check_contents(folder: Folder, record: ShardRecord, sample: int) -> list[st
     return problems
 
 
-def _check_outcomes(folder: Folder, path: str, *, filtered: int, rejected: int) -> list[str]:
-    try:
-        kinds = Counter(read_table(folder.read_bytes(path))["outcome"].to_pylist())
-    except (OSError, pa.ArrowException) as error:
-        return [f"{path}: cannot be read: {error}"]
+def _check_outcomes(folder: Folder, paths: Sequence[str], *, filtered: int, rejected: int) -> list[str]:
+    kinds: Counter[str] = Counter()
+    for path in paths:
+        try:
+            kinds.update(read_table(folder.read_bytes(path))["outcome"].to_pylist())
+        except (OSError, pa.ArrowException) as error:
+            return [f"{path}: cannot be read: {error}"]
     if (kinds["filtered"], kinds["rejected"]) != (filtered, rejected):
-        return [f"{path}: holds {dict(kinds)}, counted were {filtered} filtered and {rejected} rejected"]
+        counted = f"counted were {filtered} filtered and {rejected} rejected"
+        return [f"{', '.join(paths) or 'no file of outcomes'}: holds {dict(kinds)}, {counted}"]
     return []
-
-
-def _planned_keys(folder: Folder, shard: PlannedShard) -> list[str] | None:
-    """Keys planned for a shard; None where the plan lies over another store's shards, which know their keys."""
-    if not folder.exists(clips_file(shard.index)[0]):
-        return None
-    return [clip.key for clip in read_planned_clips(folder, shard)]
-
-
-def _stored_keys(folder: Folder, path: str) -> list[str]:
-    with folder.open(path) as stream:
-        if path.endswith(".tar"):
-            return read_keys(stream, where=path)
-        keys: list[str] = read_table(stream, columns=["key"])["key"].to_pylist()
-        return keys
 
 
 def _check_sample(folder: Folder, path: str, sample: int) -> list[str]:

@@ -2,12 +2,12 @@
 
 <output>/checkpoints/step-00000100/
     part-00000-of-00002.safetensors   tensors by name; each worker writes those that fall to it
-        NAME/weights/TENSOR           every tensor of the state dict of player NAME (tokenizer, discriminator)
+        NAME/weights/TENSOR           every tensor of the state dict of player NAME (tokenizer, generator, ...)
         NAME/ema/TENSOR               its averaged weights, where there are any
         NAME/adamw/TENSOR/KEY         AdamW's step, exp_avg and exp_avg_sq of every trained parameter
     state.json                        written last: a folder without it is no checkpoint
         step, curve                   optimizer steps taken; logged loss terms
-        used                          clips taken of every stream: the position in the data
+        used                          the position in the data: clips taken of every stream, or a dataset's state
         num_parts
 
 Random numbers need no entry: every draw is a function of (seed, step, worker). Every tensor is whole in the file, so a
@@ -47,8 +47,8 @@ class Progressed:
 
     step: int = 0
     """Optimizer steps taken."""
-    used: Mapping[str, int]
-    """Clips that all workers together have taken of each stream."""
+    used: Mapping[str, object]
+    """The position in the data, JSON-ready, as the batches themselves have it."""
     curve: tuple[CurvePoint, ...] = ()
 
 
@@ -110,7 +110,7 @@ def load_training(folder: Folder, step: int, players: Sequence[Player]) -> Progr
         for key, tensor in expected.items():
             tensor.copy_(like(found[key], tensor))
     return Progressed(
-        step=cast(int, state["step"]), used=cast(Mapping[str, int], state["used"]), curve=_curve_of(state)
+        step=cast(int, state["step"]), used=cast(Mapping[str, object], state["used"]), curve=_curve_of(state)
     )
 
 

@@ -170,26 +170,20 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         self.model.autoencoder()
-        at_least_one = {
-            "max-steps": self.optimizer.max_steps,
-            "accumulation": self.optimizer.accumulation,
-            "shuffle-clips": self.data.shuffle_clips,
-            "num-workers": self.parallel.num_workers,
-            "threads-per-worker": self.parallel.threads_per_worker,
-            "checkpoint-every": self.watch.checkpoint_every,
-            "validate-every": self.watch.validate_every,
-            "validation-clips": self.watch.validation_clips,
-            "log-every": self.watch.log_every,
-        }
-        for name, value in at_least_one.items():
-            if value < 1:
-                raise ValueError(f"--{name}: got {value}, expected at least 1")
-        parts = self.parallel.num_workers * self.optimizer.accumulation
-        if self.data.batch_size < parts or self.data.batch_size % parts:
-            raise ValueError(
-                f"--batch-size: got {self.data.batch_size}, expected a multiple of {parts}: "
-                "--num-workers times --accumulation"
-            )
+        check_at_least_one(
+            {
+                "max-steps": self.optimizer.max_steps,
+                "accumulation": self.optimizer.accumulation,
+                "shuffle-clips": self.data.shuffle_clips,
+                "num-workers": self.parallel.num_workers,
+                "threads-per-worker": self.parallel.threads_per_worker,
+                "checkpoint-every": self.watch.checkpoint_every,
+                "validate-every": self.watch.validate_every,
+                "validation-clips": self.watch.validation_clips,
+                "log-every": self.watch.log_every,
+            }
+        )
+        check_optimizer(self.data.batch_size, self.parallel, self.optimizer)
         if not self.shards:
             raise ValueError("--shards: got none, expected a clip store or several")
         if self.shard_weights and (len(self.shard_weights) != len(self.shards) or min(self.shard_weights) <= 0):
@@ -199,8 +193,6 @@ class TrainConfig:
             )
         if self.stage == 2 and not self.tokenizer:
             raise ValueError("--tokenizer: got none, expected the tokenizer whose decoder stage 2 trains on")
-        if not 0.0 <= self.optimizer.ema_decay < 1.0:
-            raise ValueError(f"--ema-decay: got {self.optimizer.ema_decay}, expected 0 (none) to below 1")
 
     def recipe(self) -> Mapping[str, object]:
         """What of the flags makes it another training: neither where it runs nor what is watched."""
@@ -217,3 +209,29 @@ class TrainConfig:
     def peak_learning_rate(self) -> float:
         """The tokenizer's: `learning_rate` at 256 clips a step, in proportion to the batch."""
         return self.optimizer.learning_rate * self.data.batch_size / 256
+
+
+def check_at_least_one(flags: Mapping[str, int]) -> None:
+    """Refuse a flag below 1.
+
+    Raises:
+        ValueError: Names it.
+    """
+    for name, value in flags.items():
+        if value < 1:
+            raise ValueError(f"--{name}: got {value}, expected at least 1")
+
+
+def check_optimizer(batch_size: int, parallel: ParallelFlags, optimizer: OptimizerFlags) -> None:
+    """Refuse a batch that does not divide among workers and their parts, and a decay that averages nothing.
+
+    Raises:
+        ValueError: Says what would do.
+    """
+    parts = parallel.num_workers * optimizer.accumulation
+    if batch_size < parts or batch_size % parts:
+        raise ValueError(
+            f"--batch-size: got {batch_size}, expected a multiple of {parts}: --num-workers times --accumulation"
+        )
+    if not 0.0 <= optimizer.ema_decay < 1.0:
+        raise ValueError(f"--ema-decay: got {optimizer.ema_decay}, expected 0 (none) to below 1")

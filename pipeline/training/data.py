@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from zlib import crc32
 
 import numpy as np
@@ -17,6 +17,7 @@ from pipeline.store.index import Store
 from pipeline.training.augment import augment
 from pipeline.training.config import DataFlags
 from pipeline.training.order import Mixture, Shard, Stream, Unit, worker_units
+from vitok.pixels import from_uint8
 
 if TYPE_CHECKING:
     import ray.data
@@ -36,7 +37,7 @@ _CLIPS_PER_STREAM = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batch:
+class PixelBatch:
     """One worker's clips of one step."""
 
     pixels: torch.Tensor
@@ -44,6 +45,11 @@ class Batch:
     keys: tuple[str, ...]
     used: Mapping[str, int]
     """Clips that all workers together have taken of each stream, this batch included: the position in the data."""
+
+    def to(self, device: torch.device) -> torch.Tensor:
+        """Pixels as the auto-encoder takes them: float32 [b, 3, T, H, W] in [-1, 1]."""
+        pinned = self.pixels.pin_memory() if device.type == "cuda" else self.pixels
+        return from_uint8(pinned.to(device, non_blocking=True))
 
 
 class ReadUnit:
@@ -162,14 +168,18 @@ class Batches:
             for stream in streams
         }
 
-    def __next__(self) -> Batch:
+    def __iter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __next__(self) -> PixelBatch:
         """The next step's clips."""
         counts = self._mixture.draw(self._step, num_clips=self._num_clips)
         parts = [part for name, count in counts.items() for part in self._readers[name].take(count)]
         for name, count in counts.items():
             self._used[name] = self._used.get(name, 0) + count * self._world_size
         self._step += 1
-        return Batch(
+        return PixelBatch(
             pixels=torch.from_numpy(np.concatenate([pixels for pixels, _ in parts])),
             keys=tuple(str(key) for _, keys in parts for key in keys),
             used=dict(self._used),

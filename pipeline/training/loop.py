@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,13 +15,10 @@ from pipeline.runs.progress import Progress
 from pipeline.store.documents import write_json
 from pipeline.store.files import Folder
 from pipeline.training.checkpoint import CurvePoint, Progressed, latest_step, load_training, save_training
-from pipeline.training.data import Batch, Batches
-from pipeline.training.objective import Objective, Turn
+from pipeline.training.objective import Batch, Inputs, Objective, Turn, Validator
 from pipeline.training.parallel import Parallel
 from pipeline.training.player import Player
-from pipeline.training.validate import Validator
 from pipeline.training.watch import Rate, Watch, peak_flops
-from vitok.pixels import from_uint8
 
 STOPPED_FOLDER = "stopped"
 _CURVE_POINTS = 2000
@@ -46,8 +43,8 @@ class LoopSettings:
 def run_loop(
     settings: LoopSettings,
     *,
-    objective: Objective,
-    batches: Batches,
+    objective: Objective[Inputs],
+    batches: Iterator[Batch[Inputs]],
     progressed: Progressed,
     parallel: Parallel,
     validator: Validator | None,
@@ -67,16 +64,16 @@ def run_loop(
         coming = ahead.submit(_prepare, batches, parallel.device) if progressed.step < settings.max_steps else None
         for step in range(progressed.step, settings.max_steps):
             assert coming is not None
-            batch, pixels = coming.result()
+            batch, inputs = coming.result()
             if step + 1 < settings.max_steps:
                 coming = ahead.submit(_prepare, batches, parallel.device)
-            terms = _take_step(settings, objective, pixels, step=step, parallel=parallel)
+            terms = _take_step(settings, objective, inputs, step=step, parallel=parallel)
             if terms is None:
                 _write_keys(settings, batch, step=step, rank=parallel.rank)
                 return False
             done = step + 1
             last = done == settings.max_steps
-            rate.add(clips=len(pixels), flops=objective.flops(pixels.shape))
+            rate.add(clips=len(inputs), flops=objective.flops(inputs))
             if done % settings.log_every == 0 or last:
                 values = _mean_over_workers(terms, parallel)
                 if done % curve_every == 0 or last:
@@ -85,13 +82,13 @@ def run_loop(
                     watch.scalars({**values, **rate.values()}, step=done)
                 note = f"loss {values[f'{objective.players[0].name}/total']:.4f}"
             if validator is not None and (done % settings.validate_every == 0 or last):
-                found = validator.run(objective.players[0], precision=settings.precision)
+                found = validator.run(objective.players[0], step=done, precision=settings.precision)
                 values = {f"validation/{name}": value for name, value in found.values.items()}
                 curve.append(CurvePoint(step=done, values=values))
                 if watch is not None:
                     watch.scalars(values, step=done)
                     watch.picture(found.picture, step=done)
-                    logger.info("train: step %d, held-out PSNR %.2f dB", done, found.values["psnr"])
+                    logger.info("train: %s", found.note)
             if first:
                 progress.advance(1, note=note)
             if done % settings.checkpoint_every == 0 or last:
@@ -116,11 +113,11 @@ def resume(output: Folder, players: Sequence[Player]) -> Progressed:
 
 
 def _take_step(
-    settings: LoopSettings, objective: Objective, pixels: Tensor, *, step: int, parallel: Parallel
+    settings: LoopSettings, objective: Objective[Inputs], inputs: Inputs, *, step: int, parallel: Parallel
 ) -> dict[str, Tensor] | None:
     """One optimizer step of every player: its loss terms, gradient norm and learning rate; None: not finite."""
     values: dict[str, Tensor] = {}
-    parts = pixels.chunk(settings.accumulation)
+    parts = inputs.chunk(settings.accumulation)
     for player in objective.players:
         for number, part in enumerate(parts):
             # Noise is a function of (seed, step, worker, part), not of what came before: a resumed run draws the same.
@@ -148,11 +145,10 @@ def _take_step(
     return values
 
 
-def _prepare(batches: Batches, device: torch.device) -> tuple[Batch, Tensor]:
-    """The next batch, and its pixels as the model takes them [b, 3, T, H, W]."""
+def _prepare(batches: Iterator[Batch[Inputs]], device: torch.device) -> tuple[Batch[Inputs], Inputs]:
+    """The next batch, and what of it the model takes."""
     batch = next(batches)
-    pixels = batch.pixels.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch.pixels
-    return batch, from_uint8(pixels)
+    return batch, batch.to(device)
 
 
 def _mean_over_workers(terms: Mapping[str, Tensor], parallel: Parallel) -> dict[str, float]:
@@ -160,7 +156,7 @@ def _mean_over_workers(terms: Mapping[str, Tensor], parallel: Parallel) -> dict[
     return dict(zip(terms, parallel.mean(stacked).tolist(), strict=True))
 
 
-def _write_keys(settings: LoopSettings, batch: Batch, *, step: int, rank: int) -> None:
+def _write_keys(settings: LoopSettings, batch: Batch[Inputs], *, step: int, rank: int) -> None:
     """What was being looked at when a number stopped being one."""
     path = f"{STOPPED_FOLDER}/step-{step:08d}-worker-{rank:05d}.json"
     write_json(settings.output, path, {"step": step, "worker": rank, "keys": list(batch.keys)})

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.store.moments import ChannelMoments
+from pipeline.training.config import ParallelFlags
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -87,6 +88,21 @@ class Parallel:
             silent = module.no_sync()
         with silent:
             yield
+
+
+def this_worker(flags: ParallelFlags) -> Parallel:
+    """The place of the worker that asks, its threads set; under Ray Train."""
+    import ray.train
+    import ray.train.torch
+
+    torch.set_num_threads(flags.threads_per_worker)
+    context = ray.train.get_context()
+    return Parallel(
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        strategy=flags.strategy,
+    )
 
 
 def whole(tensor: Tensor) -> Tensor:

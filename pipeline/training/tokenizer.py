@@ -1,27 +1,17 @@
 """Train a tokenizer: clip shards in, a checkpoint out, through Ray Train."""
 
-import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
 
 from pipeline.runs.clips import check_tubelet
-from pipeline.runs.cluster import cluster_resource, connect
-from pipeline.runs.planned import held, settle_identity
 from pipeline.runs.record import StartClock
-from pipeline.store.files import TEMPORARY_FOLDER, Folder
+from pipeline.store.files import Folder
 from pipeline.store.index import Store, open_store
 from pipeline.training.config import TrainConfig
+from pipeline.training.fit import Training, train_once
 from schemas.metadata import CLIP_STORE_FORMAT, FORMAT_VERSION
 from vitok.config import AutoEncoderConfig
-
-if TYPE_CHECKING:
-    from pipeline.training.worker import WorkerTask
-
-logger = logging.getLogger(__name__)
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss or a gradient was NaN or infinite; the message says where the keys of its clips are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,11 +39,8 @@ def train(config: TrainConfig, *, clock: StartClock | None = None) -> TrainSumma
         FileNotFoundError: There is no tokenizer to begin from, or no weights for LPIPS.
         NonFiniteLossError: A loss or a gradient was not finite.
     """
-    from pipeline.report.training import draw_training
-    from pipeline.training.checkpoint import latest_step, read_curve
     from pipeline.training.data import streams_of
-    from pipeline.training.watch import PICTURES_FOLDER
-    from pipeline.training.worker import TOKENIZER_FOLDER, WorkerTask
+    from pipeline.training.worker import TOKENIZER_FOLDER, WorkerTask, train_worker
     from vitok.networks.lpips import Lpips
 
     output = Folder(config.output)
@@ -73,38 +60,42 @@ def train(config: TrainConfig, *, clock: StartClock | None = None) -> TrainSumma
         "begins_from": begins_from,
         "recipe": config.recipe(),
     }
-    with held(output, job="train", config=config, clock=clock, break_claim=config.break_claim) as record:
-        settle_identity(output, job="train", identity=identity, num_clips=sum(buckets.values()))
-        before = latest_step(output) or 0
-        tokenizer = output.subfolder(TOKENIZER_FOLDER)
-        steps = config.optimizer.max_steps
-        if before:
-            logger.info("train: %d of %d steps were already taken in %s", before, steps, output.url)
-        if not tokenizer.exists("config.json"):
-            task = WorkerTask(
-                config=config,
-                autoencoder=autoencoder,
-                output=output,
-                stores=stores,
-                validation=_open_clips(config.watch.validation, autoencoder) if config.watch.validation else None,
-                record=identity,
-            )
-            with record.phase("ray"):
-                connect()
-            with record.phase("work"):
-                _fit(task)
-            for name, picture in draw_training((point.step, point.values) for point in read_curve(output)).items():
-                output.write_bytes(f"{PICTURES_FOLDER}/{name}", picture)
-        summary = TrainSummary(
-            tokenizer=tokenizer.url,
-            steps=steps - before,
-            clips=(steps - before) * config.data.batch_size,
-            resumed_steps=before,
-            seconds=record.seconds.get("work", 0.0),
+
+    def make_work() -> Callable[[], None]:
+        task = WorkerTask(
+            config=config,
+            autoencoder=autoencoder,
+            output=output,
+            stores=stores,
+            validation=_open_clips(config.watch.validation, autoencoder) if config.watch.validation else None,
+            record=identity,
         )
-        record.counts |= {"steps": summary.steps, "resumed_steps": before, "buckets": buckets}
-        logger.info("train: %d steps done, tokenizer in %s", steps, tokenizer.url)
-        return summary
+        return partial(train_worker, task)
+
+    trained = train_once(
+        Training(
+            job="train",
+            output=output,
+            identity=identity,
+            num_samples=sum(buckets.values()),
+            result=TOKENIZER_FOLDER,
+            player="tokenizer",
+            max_steps=config.optimizer.max_steps,
+            parallel=config.parallel,
+            counts={"buckets": buckets},
+        ),
+        make_work,
+        config=config,
+        clock=clock,
+        break_claim=config.break_claim,
+    )
+    return TrainSummary(
+        tokenizer=trained.url,
+        steps=trained.steps,
+        clips=trained.steps * config.data.batch_size,
+        resumed_steps=trained.resumed_steps,
+        seconds=trained.seconds,
+    )
 
 
 def _autoencoder(config: TrainConfig) -> tuple[AutoEncoderConfig, str | None]:
@@ -123,38 +114,3 @@ def _open_clips(url: str, autoencoder: AutoEncoderConfig) -> Store:
     if not any(row.stored for row in store.rows):
         raise ValueError(f"{url} holds no clips to train on")
     return store
-
-
-def _fit(task: "WorkerTask") -> None:
-    import ray.train
-    from ray.train.torch import TorchTrainer
-
-    from pipeline.training.loop import STOPPED_FOLDER
-    from pipeline.training.worker import train_worker
-
-    parallel, output = task.config.parallel, task.output
-    output.remove(STOPPED_FOLDER)
-    # On a small machine workers that took every CPU would leave none to the tasks that read for them, and wait forever.
-    spare_cpus = cluster_resource("CPU") - 1
-    cpus = min(float(parallel.threads_per_worker), max(spare_cpus, 0.5) / parallel.num_workers)
-    trainer = TorchTrainer(
-        lambda: train_worker(task),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=parallel.num_workers,
-            use_gpu=parallel.device == "cuda",
-            resources_per_worker={"CPU": cpus},
-        ),
-        run_config=ray.train.RunConfig(
-            name="ray-train",
-            storage_path=output.path(TEMPORARY_FOLDER),
-            failure_config=ray.train.FailureConfig(max_failures=parallel.max_failures),
-        ),
-    )
-    trainer.fit()
-    stopped = output.find(STOPPED_FOLDER)
-    if stopped:
-        raise NonFiniteLossError(
-            f"a loss or a gradient was not finite: the keys of the clips are in {output.path(stopped[0])}. "
-            "Look at them, lower --learning-rate, or go on from the last checkpoint with --precision float32 "
-            "in another folder"
-        )

@@ -4,8 +4,7 @@ Axes: B clips, T time, H height, W width, K latent channels.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from pipeline.store.clipshard import read_clips
 from pipeline.store.index import Store
 from pipeline.store.moments import ChannelMoments
+from pipeline.training.objective import Validation
 from pipeline.training.parallel import Parallel
 from pipeline.training.player import Player
 from vitok.metrics.perceptual import lpips
@@ -30,18 +30,8 @@ _ACTIVE_STD = 0.1
 """Of the posterior means of a channel: below it a channel says next to nothing of the clips."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Validation:
-    """What came of one."""
-
-    values: Mapping[str, float]
-    """Means over clips, by name."""
-    picture: NDArray[np.uint8]
-    """[H, W, 3]: clips above, their reconstructions below, the middle frame of each."""
-
-
-class Validator:
-    """Holds this worker's share of the held-out clips."""
+class HeldOutClips:
+    """Measures reconstructions of this worker's share of the held-out clips."""
 
     def __init__(self, store: Store, *, max_clips: int, parallel: Parallel, lpips: Lpips | None) -> None:
         """Read the clips: the first `max_clips` of the store, dealt out to the workers.
@@ -67,19 +57,19 @@ class Validator:
                 self._batches.append((filled[start : start + _BATCH_SIZE], counts[start : start + _BATCH_SIZE]))
 
     @torch.no_grad()  # not inference mode: weights divided among workers keep what they were gathered into
-    def run(self, tokenizer: Player, *, precision: str) -> Validation:
-        """Measure the weights that would be kept; every worker calls it at the same step."""
+    def run(self, player: Player, *, step: int, precision: str) -> Validation:
+        """As `Validator.run`: means over clips; and a picture of clips above, their reconstructions below."""
         sums: dict[str, Tensor] = {}
         """By name: sum over clips, and how many."""
         pictured: list[tuple[Tensor, Tensor]] = []
-        assert isinstance(tokenizer.module, AutoEncoder)
-        moments = ChannelMoments.empty(tokenizer.module.config.latent_channels)
+        assert isinstance(player.module, AutoEncoder)
+        moments = ChannelMoments.empty(player.module.config.latent_channels)
         device = self._parallel.device
-        with tokenizer.keeping():
+        with player.keeping():
             for held, counts in self._batches:
                 pixels = held.to(device)
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
-                    reconstruction: Reconstruction = tokenizer.module(from_uint8(pixels), sample=False)
+                    reconstruction: Reconstruction = player.module(from_uint8(pixels), sample=False)
                 candidate = to_uint8(reconstruction.pixels[:, :, : pixels.shape[1]].float())
                 for name, values in self._measure(pixels, candidate, reconstruction).items():
                     found = torch.stack([(values.double().cpu() * counts).sum(), counts.sum()])
@@ -91,14 +81,16 @@ class Validator:
         moments = self._parallel.merge(moments)
         names = sorted(sums)
         totals, clips = self._parallel.sum(torch.stack([sums[name] for name in names]).to(device)).cpu().unbind(1)
+        averages = dict(zip(names, (totals / clips).tolist(), strict=True))
         return Validation(
             values={
-                **dict(zip(names, (totals / clips).tolist(), strict=True)),
+                **averages,
                 "latent_mean": float(np.abs(moments.mean).mean()),
                 "latent_std": float(moments.std.mean()),
                 "active_channels": float((moments.std > _ACTIVE_STD).sum()),
             },
             picture=_picture(pictured),
+            note=f"step {step}, held-out PSNR {averages['psnr']:.2f} dB",
         )
 
     def _measure(self, pixels: Tensor, candidate: Tensor, reconstruction: Reconstruction) -> dict[str, Tensor]:
@@ -122,7 +114,7 @@ def _clips(store: Store) -> Iterator[NDArray[np.uint8]]:
 
 
 def _picture(pairs: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.uint8]:
-    """Some clips of the first's size, side by side."""
+    """Some clips of the first's size, side by side, the middle frame of each."""
     size = pairs[0][0].shape
     chosen = [pair for pair in pairs if pair[0].shape == size][:_PICTURED]
     rows = torch.stack([torch.stack([clip[size[0] // 2] for clip in clips]) for clips in zip(*chosen, strict=True)])

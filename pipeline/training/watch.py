@@ -2,7 +2,7 @@
 
 <output>/tensorboard/events.out.tfevents.*   `tensorboard --logdir <output>/tensorboard`
 <output>/pictures/step-00001000.png          held-out clips above, their reconstructions below
-<output>/pictures/loss.png, psnr.png         the curves, at the end (`pipeline.report.training`)
+<output>/report.html                         curves and pictures, at the end (`pipeline.report.training`)
 """
 
 import io
@@ -42,7 +42,7 @@ class Watch:
 
     def picture(self, pixels: NDArray[np.uint8], *, step: int) -> None:
         """Add a picture [H, W, 3], also as a file."""
-        self._writer.add_image("validation/clips", pixels, global_step=step, dataformats="HWC")
+        self._writer.add_image("pictures", pixels, global_step=step, dataformats="HWC")
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
         self._output.write_bytes(f"{PICTURES_FOLDER}/step-{step:08d}.png", buffer.getvalue())

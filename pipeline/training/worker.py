@@ -1,10 +1,12 @@
 """One training worker: networks, data and validation made from the config, then the loop. Runs under Ray Train."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.runs.clips import clip_shapes
 from pipeline.store.files import Folder
@@ -13,11 +15,12 @@ from pipeline.store.moments import ChannelMoments
 from pipeline.training.config import TrainConfig
 from pipeline.training.data import Batches, streams_of
 from pipeline.training.loop import LoopSettings, resume, run_loop
-from pipeline.training.objective import AdversarialObjective, Objective, ReconstructionObjective
+from pipeline.training.objective import Objective
 from pipeline.training.order import Mixture
-from pipeline.training.parallel import Parallel, whole
+from pipeline.training.parallel import Parallel, this_worker, whole
 from pipeline.training.player import Player, Schedule
-from pipeline.training.validate import Validator
+from pipeline.training.tokenizer_objective import AdversarialObjective, ReconstructionObjective
+from pipeline.training.validate import HeldOutClips
 from vitok.config import AutoEncoderConfig
 from vitok.losses.adversarial import StageTwo
 from vitok.losses.reconstruction import StageOne
@@ -50,18 +53,8 @@ class WorkerTask:
 
 def train_worker(task: WorkerTask) -> None:
     """Train from the newest checkpoint, or from the start, to the last step; the first worker writes the tokenizer."""
-    import ray.train
-    import ray.train.torch
-
     config = task.config
-    torch.set_num_threads(config.parallel.threads_per_worker)
-    context = ray.train.get_context()
-    parallel = Parallel(
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        device=ray.train.torch.get_device(),
-        strategy=config.parallel.strategy,
-    )
+    parallel = this_worker(config.parallel)
     streams = streams_of(task.stores)
     lpips = Lpips.load().to(parallel.device) if config.loss.lpips_weight else None
     objective = build_objective(config, task.autoencoder, task.stores, parallel=parallel, lpips=lpips)
@@ -76,11 +69,13 @@ def train_worker(task: WorkerTask) -> None:
         world_size=parallel.world_size,
         step=progressed.step,
         num_steps=config.optimizer.max_steps - progressed.step,
-        used=progressed.used,
+        used=cast(Mapping[str, int], progressed.used),
     )
     validator = None
     if task.validation is not None:
-        validator = Validator(task.validation, max_clips=config.watch.validation_clips, parallel=parallel, lpips=lpips)
+        validator = HeldOutClips(
+            task.validation, max_clips=config.watch.validation_clips, parallel=parallel, lpips=lpips
+        )
     finished = run_loop(
         LoopSettings(
             output=task.output,
@@ -109,7 +104,7 @@ def build_objective(
     *,
     parallel: Parallel,
     lpips: Lpips | None,
-) -> Objective:
+) -> Objective[Tensor]:
     """Networks of a stage with their weights at its start, and what they minimise."""
     torch.manual_seed(config.optimizer.seed)
     model = load_checkpoint(config.tokenizer) if config.tokenizer else AutoEncoder(autoencoder)

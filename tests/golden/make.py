@@ -19,7 +19,8 @@ from pipeline.store.index import close_store
 from pipeline.store.latentshard import SUFFIXES, LatentShardWriter, ParquetLatentWriter, StoreFormat, TarLatentWriter
 from pipeline.store.ledger import OutcomeRow, commit_shard
 from pipeline.store.moments import ChannelMoments
-from pipeline.store.plan import Plan, PlanCounts, PlannedShard
+from pipeline.store.plan import Plan, PlanCounts
+from pipeline.store.planned_shards import PlannedShard
 from schemas.clip import ClipMetadata
 from schemas.latent import LATENT_LAYOUT, latent_columns, latent_schema
 from schemas.metadata import FORMAT_VERSION, LATENT_STORE_FORMAT

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from schemas.clip import ClipMetadata
-from schemas.latent import CLIP_COLUMNS, LATENT_DTYPES, TAKEN_COLUMNS, audit_schema, latent_columns, latent_schema
+from schemas.latent import CLIP_COLUMNS, LATENT_DTYPES, TAKEN_COLUMNS, latent_columns, latent_schema
 
 
 def test_clip_columns_are_the_metadata_in_its_order():
@@ -53,9 +53,3 @@ def test_the_schema_survives_a_file_footer():
 def test_an_unknown_dtype_is_refused():
     with pytest.raises(KeyError, match="float8"):
         latent_schema(passed={}, shape=(1, 1, 1, 1), dtype="float8", columns=("mean",))
-
-
-def test_an_audit_has_one_float_column_a_metric():
-    schema = audit_schema(passed={"score": "float64"}, metrics=("psnr", "ssim"))
-    assert schema.names[len(CLIP_COLUMNS) :] == ["score", "psnr", "ssim"]
-    assert schema.field("ssim").type == pa.float64()

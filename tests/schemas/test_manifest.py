@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.media.source import Media
 from pipeline.store.index import IndexRow
-from pipeline.store.plan import PlannedClip
+from pipeline.store.planned_clips import PlannedClip
 from schemas.manifest import INDEX_SCHEMA, MEDIA_SCHEMA, PLANNED_CLIP_SCHEMA
 
 

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from pipeline.store.index import close_store
 from pipeline.store.latentshard import SUFFIXES, ParquetLatentWriter, TarLatentWriter
 from pipeline.store.ledger import OutcomeRow, commit_shard
 from pipeline.store.moments import ChannelMoments
-from pipeline.store.plan import Plan, PlanCounts, PlannedShard
+from pipeline.store.plan import Plan, PlanCounts
+from pipeline.store.planned_shards import PlannedShard
 from schemas.clip import ClipMetadata
 from schemas.latent import LATENT_LAYOUT, latent_schema
 from schemas.metadata import LATENT_STORE_FORMAT
@@ -29,6 +30,11 @@ from vitok.networks.weights import FOLDER_VARIABLE, MissingWeightsError, find_we
 CHANNELS = 4
 COLUMNS = ("mean", "logvar")
 SHARDS = (((1, 2, 2), 5), ((2, 2, 3), 3), ((1, 2, 2), 0), ((1, 2, 2), 7), ((2, 2, 3), 4))
+
+TOKENIZER = {
+    "fingerprint": "70ke",
+    "config": AutoEncoderConfig.from_name("N-N/2x8", latent_channels=CHANNELS).to_json(),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +72,18 @@ def clip_metadata(number: int) -> ClipMetadata:
         crop_top=0.0,
         crop_right=560.0,
         crop_bottom=480.0,
-        label=None,
-        caption=None,
+        label=f"n{number % 3}",
+        caption=f"clip {number}" if number % 2 else None,
         columns={},
     )
 
 
 @pytest.fixture(scope="session")
 def write_latent_store() -> Callable[..., Written]:
-    """Writes a finished latent store of the given shards: (grid, number of clips) each; 0 is a shard of one reject."""
+    """Writes a finished latent store of the given shards: (grid, number of clips) each; 0 is a shard of one reject.
+
+    `normalisation` is added to that key of `store.json`.
+    """
 
     def write(
         path: Path,
@@ -82,6 +91,9 @@ def write_latent_store() -> Callable[..., Written]:
         form: str = "parquet",
         dtype: str = "float16",
         shards: Sequence[tuple[tuple[int, int, int], int]] = SHARDS,
+        columns: Sequence[str] = COLUMNS,
+        tokenizer: Mapping[str, object] = TOKENIZER,
+        normalisation: Mapping[str, object] | None = None,
     ) -> Written:
         folder = Folder(str(path))
         generator = torch.Generator().manual_seed(0)
@@ -96,7 +108,7 @@ def write_latent_store() -> Callable[..., Written]:
         plan = Plan.save(folder, job="encode", identity={"dtype": dtype}, counts=counts, shards=planned)
         number = 0
         records = []
-        written = Written(url=str(path), dtype=dtype, keys=[], grids=[], latents={name: [] for name in COLUMNS})
+        written = Written(url=str(path), dtype=dtype, keys=[], grids=[], latents={name: [] for name in columns})
         parts: dict[str, list[ChannelMoments]] = {}
         for shard, (grid, count) in zip(planned, shards, strict=True):
             outcomes, file = [], None
@@ -106,11 +118,11 @@ def write_latent_store() -> Callable[..., Written]:
             with folder.stage(shard.name + SUFFIXES[form]) as staged:
                 shape = (*grid, CHANNELS)
                 writer = (
-                    TarLatentWriter(staged.stream, passed={}, columns=COLUMNS, dtype=dtype)
+                    TarLatentWriter(staged.stream, passed={}, columns=columns, dtype=dtype)
                     if form == "webdataset"
                     else ParquetLatentWriter(
                         staged.stream,
-                        latent_schema(passed={}, shape=shape, dtype=dtype, columns=COLUMNS),
+                        latent_schema(passed={}, shape=shape, dtype=dtype, columns=columns),
                         passed={},
                     )
                 )
@@ -119,7 +131,7 @@ def write_latent_store() -> Callable[..., Written]:
                         name: (torch.randn(shape, generator=generator) * 3 + torch.arange(CHANNELS)).to(
                             getattr(torch, dtype)
                         )
-                        for name in COLUMNS
+                        for name in columns
                     }
                     arrays = {
                         name: (value.view(torch.uint16) if dtype == "bfloat16" else value).numpy()
@@ -130,7 +142,7 @@ def write_latent_store() -> Callable[..., Written]:
                     parts.setdefault(shard.bucket, []).append(ChannelMoments.of(values["mean"].float().numpy()))
                     written.keys.append(metadata.key)
                     written.grids.append(grid)
-                    for name in COLUMNS:
+                    for name in columns:
                         written.latents[name].append(values[name])
                     number += 1
                 writer.close()
@@ -143,20 +155,18 @@ def write_latent_store() -> Callable[..., Written]:
             records,
             format_name=LATENT_STORE_FORMAT,
             details={
-                "tokenizer": {
-                    "fingerprint": "70ke",
-                    "config": AutoEncoderConfig.from_name("N-N/2x8", latent_channels=CHANNELS).to_json(),
-                },
+                "tokenizer": dict(tokenizer),
                 "latent": {
                     "format": form,
                     "dtype": dtype,
-                    "columns": list(COLUMNS),
+                    "columns": list(columns),
                     "layout": LATENT_LAYOUT,
                     "channels": CHANNELS,
                 },
                 "normalisation": {
                     "all": ChannelMoments.merge_all(merged.values(), CHANNELS).normalisation(),
                     "buckets": {bucket: moments.normalisation() for bucket, moments in merged.items()},
+                    **(normalisation or {}),
                 },
             },
         )

@@ -2,19 +2,24 @@
 
 import hashlib
 import json
-from bisect import bisect_right
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 
 import fsspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 FORMAT = "vitok-latents"
 FORMAT_VERSION = 1
 STORE_FILE = "store.json"
 INDEX_FILE = "index.parquet"
+_COLUMNS = ["path", "bucket", "stored", "size_bytes", "sha256"]
+_PATH = re.compile(r"(?:[A-Za-z0-9_=-][A-Za-z0-9_=.-]*/)*[A-Za-z0-9_=-][A-Za-z0-9_=-]*\.(?:parquet|tar)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,31 +27,83 @@ class LatentShard:
     """One committed file of latents of one grid."""
 
     path: str
-    """Relative to the store."""
+    """Relative to the store; never leaves it."""
     grid: tuple[int, int, int]
     """Tubelets along time, height and width."""
     num_clips: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredLatents:
+    """How latents are stored: the key `latent` of `store.json`."""
+
+    form: str
+    """Of the shards: "parquet" or "webdataset"."""
+    dtype: str
+    channels: int
+    columns: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LatentIndex:
-    """What `store.json` and `index.parquet` say."""
+    """What `store.json` and `index.parquet` say, column by column: a million shards are no million objects."""
 
     document: Mapping[str, object]
-    shards: tuple[LatentShard, ...]
-    offsets: tuple[int, ...]
-    """Global position of each shard's first clip, and the total at the end."""
+    grids: tuple[tuple[int, int, int], ...]
+    """Of the buckets, in the order in which they first appear."""
+    bucket: NDArray[np.int64]
+    """[shards], place in `grids` of each shard's."""
+    offsets: NDArray[np.int64]
+    """[shards + 1], global position of each shard's first clip, and the total at the end."""
+    files: pa.Table
+    """Path, size_bytes and sha256 of each shard."""
 
-    def locate(self, position: int) -> tuple[int, int]:
-        """Shard index and row of a global position.
+    @property
+    def latent(self) -> StoredLatents:
+        """How latents are stored."""
+        latent = self.document["latent"]
+        assert isinstance(latent, dict)
+        return StoredLatents(
+            form=latent["format"], dtype=latent["dtype"], channels=latent["channels"], columns=tuple(latent["columns"])
+        )
+
+    @property
+    def sha256(self) -> str:
+        """Of the index file: names all that the store holds."""
+        index = self.document["index"]
+        assert isinstance(index, dict)
+        return str(index["sha256"])
+
+    def shard(self, number: int) -> LatentShard:
+        """The shard of this number.
 
         Raises:
-            IndexError: The position is outside the store.
+            ValueError: Its path could leave the store, or its hash is none.
         """
-        if not 0 <= position < self.offsets[-1]:
-            raise IndexError(f"position {position} is outside a store of {self.offsets[-1]} clips")
-        shard = bisect_right(self.offsets, position) - 1
-        return shard, position - self.offsets[shard]
+        path, size_bytes, sha256 = (self.files[name][number].as_py() for name in ("path", "size_bytes", "sha256"))
+        if _PATH.fullmatch(path) is None or _SHA256.fullmatch(sha256) is None:
+            raise ValueError(f"{INDEX_FILE}: shard {number} has path {path!r} and sha256 {sha256!r}: no shard's names")
+        return LatentShard(
+            path=path,
+            grid=self.grids[self.bucket[number]],
+            num_clips=int(self.offsets[number + 1] - self.offsets[number]),
+            size_bytes=size_bytes,
+            sha256=sha256,
+        )
+
+    def locate(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Shard numbers and rows of global positions.
+
+        Raises:
+            IndexError: A position is outside the store.
+        """
+        outside = positions[(positions < 0) | (positions >= self.offsets[-1])]
+        if len(outside):
+            raise IndexError(f"position {outside[0]} is outside a store of {self.offsets[-1]} clips")
+        shards = np.searchsorted(self.offsets, positions, side="right") - 1
+        return shards, positions - self.offsets[shards]
 
 
 def read_index(url: str) -> LatentIndex:
@@ -71,21 +128,23 @@ def read_index(url: str) -> LatentIndex:
         )
     if document.get("seal") != _seal(document):
         raise ValueError(f"{url}: {STORE_FILE} is not what was written: its seal does not match its content")
-    data = file_system.cat_file(f"{root}/{INDEX_FILE}")
+    path = document["index"]["path"]  # a store that grew has one beside that of before
+    if _PATH.fullmatch(path) is None:
+        raise ValueError(f"{url}: {STORE_FILE} names the index {path!r}: no index's name")
+    data = file_system.cat_file(f"{root}/{path}")
     if hashlib.sha256(data).hexdigest() != document["index"]["sha256"]:
-        raise ValueError(f"{url}: {INDEX_FILE} is not the index that {STORE_FILE} was written with: damaged")
+        raise ValueError(f"{url}: {path} is not the index that {STORE_FILE} was written with: damaged")
     # Not pq.read_table of a Python file: its threads may outlive the call and abort the interpreter as it ends.
-    table = pq.ParquetFile(pa.BufferReader(data)).read(columns=["path", "bucket", "stored"], use_threads=False)
-    # Through numpy, and each bucket's name parsed once: a dictionary for each row takes five times as long.
-    paths, buckets, counts = (table.column(name).to_numpy().tolist() for name in ("path", "bucket", "stored"))
-    grids = {bucket: _parse_grid(bucket) for bucket in set(buckets)}
-    shards = tuple(
-        LatentShard(path=path, grid=grids[bucket], num_clips=count)
-        for path, bucket, count in zip(paths, buckets, counts, strict=True)
-        if path is not None
+    table = pq.ParquetFile(pa.BufferReader(data)).read(columns=_COLUMNS, use_threads=False)
+    table = table.filter(pc.is_valid(table.column("path"))).combine_chunks()
+    buckets = pc.dictionary_encode(table.column("bucket")).combine_chunks()
+    return LatentIndex(
+        document=document,
+        grids=tuple(_parse_grid(name) for name in buckets.dictionary.to_pylist()) if len(table) else (),
+        bucket=buckets.indices.to_numpy().astype(np.int64) if len(table) else np.zeros(0, np.int64),
+        offsets=np.concatenate([[0], np.cumsum(table.column("stored").to_numpy())]).astype(np.int64),
+        files=table.select(["path", "size_bytes", "sha256"]),
     )
-    offsets = tuple(accumulate((shard.num_clips for shard in shards), initial=0))
-    return LatentIndex(document=document, shards=shards, offsets=offsets)
 
 
 def _seal(document: Mapping[str, object]) -> str:

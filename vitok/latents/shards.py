@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vitok.latents.tar import read_samples
@@ -52,7 +54,7 @@ def read_rows(
         return
     for table in _row_groups(stream, path):
         latents = {
-            name: _column_tensor(table.column(name), path=path, shape=shape, dtype=dtype) for name in latent_columns
+            name: column_tensor(table.column(name), path=path, shape=shape, dtype=dtype) for name in latent_columns
         }
         yield LatentRows(latents=latents, columns=table.drop_columns(list(latent_columns)).to_pydict())
 
@@ -62,11 +64,16 @@ def _row_groups(stream: BinaryIO, path: str) -> Iterator[pa.Table]:
         file = pq.ParquetFile(stream)
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, use_threads=False)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a whole Parquet file: {error}") from error
 
 
-def _column_tensor(column: pa.ChunkedArray, *, path: str, shape: tuple[int, ...], dtype: str) -> Tensor:
+def column_tensor(column: pa.ChunkedArray, *, path: str, shape: tuple[int, ...], dtype: str) -> Tensor:
+    """A latent column's cells, copied: [rows, T', H', W', K].
+
+    Raises:
+        ValueError: They are not of that shape and dtype.
+    """
     values = column.combine_chunks()
     if isinstance(values, pa.ChunkedArray):
         values = pa.concat_arrays(values.chunks)
@@ -117,3 +124,9 @@ def _npy_cell(data: bytes, *, shape: tuple[int, ...], dtype: str) -> bytes:
     if len(cell) != DTYPES[dtype].itemsize * math.prod(shape):
         raise ValueError(f"npy holds {len(cell)} bytes of {_NPY_DESCR[dtype]} {shape}")
     return cell
+
+
+def as_bytes(tensor: Tensor) -> NDArray[np.uint8]:
+    """[rows, ...] to the bytes of each row, [rows, bytes], without a copy."""
+    array: NDArray[np.uint8] = tensor.reshape(len(tensor), -1).view(torch.uint8).numpy()
+    return array

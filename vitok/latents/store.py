@@ -1,73 +1,72 @@
 """LatentStore: a latent store in a plain PyTorch program, without Ray."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import cast
 
-import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vitok.config import AutoEncoderConfig
-from vitok.latents.index import LatentShard, read_index
-from vitok.latents.shards import DTYPES, LatentRows, read_rows
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LatentStatistics:
-    """Moments of the stored means, per channel; the mirrored view's are not in them."""
-
-    count: int
-    """Values of one channel."""
-    mean: Tensor
-    """[K], float64."""
-    std: Tensor
-    """[K], float64."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LatentBatch:
-    """Latents of one grid."""
-
-    latents: dict[str, Tensor]
-    """By latent column of the store: [B, T', H', W', K] of the stored dtype."""
-    columns: dict[str, list[object]]
-    """The other columns by name, "key" among them, each of length B."""
+from vitok.latents.batch import Reading
+from vitok.latents.blocks import BlockReader
+from vitok.latents.cache import ShardCache
+from vitok.latents.dataset import LatentDataset, process_group
+from vitok.latents.files import ShardFiles
+from vitok.latents.form import BatchForm, Layout, Sample, View
+from vitok.latents.index import read_index
+from vitok.latents.moments import LatentStatistics, Rule, measured, normalised, ruled
+from vitok.latents.order import BLOCK_ROWS
+from vitok.latents.plan import DatasetSource
+from vitok.latents.scan import find_keys, find_rows
+from vitok.latents.sequential import LatentBatch, read_batches
+from vitok.latents.shards import DTYPES
 
 
 class LatentStore:
     """A finished latent store, Parquet or WebDataset, on any file system.
 
     >>> store = LatentStore("runs/latents")  # doctest: +SKIP
-    >>> for batch in store.batches(256):  # doctest: +SKIP
-    ...     z = store.normalise(batch.latents["mean"])
+    >>> for batch in store.dataset(batch_size=256, columns=("label",)):  # doctest: +SKIP
+    ...     loss = step(batch.latent, batch.columns["label"])
     """
 
-    def __init__(self, url: str) -> None:
-        """Open a store.
+    def __init__(self, url: str, *, cache_dir: str | None = None, cache_bytes: int = 2**36) -> None:
+        """Open a store: two small files are read, whatever it holds.
+
+        Args:
+            url: Where it is.
+            cache_dir: Folder on this machine's disk that shards are brought to before they are read; any number of
+                stores and processes may share it. None: files of this machine are read where they lie, and of others
+                only the row groups that are needed, each time.
+            cache_bytes: What the folder may hold.
 
         Raises:
             ValueError: No finished latent store of a known version is there.
         """
         self.url = url.rstrip("/")
-        self._index = read_index(self.url)
-        self._file_system, self._root = fsspec.core.url_to_fs(self.url)
-        latent = cast(Mapping[str, object], self._index.document["latent"])
-        self.dtype = DTYPES[str(latent["dtype"])]
+        self.index = read_index(self.url)
+        cache = ShardCache(cache_dir, limit_bytes=cache_bytes) if cache_dir is not None else None
+        self._files = ShardFiles(self.url, cache=cache)
+        latent = self.index.latent
+        self.dtype = DTYPES[latent.dtype]
         """Of the stored latents."""
-        self.channels = int(cast(int, latent["channels"]))
+        self.channels = latent.channels
         """K."""
-        self.latent_columns = tuple(cast(Sequence[str], latent["columns"]))
+        self.latent_columns = latent.columns
         """"mean", "logvar" where it was stored, then "mean_flip" and "logvar_flip" where the mirrored view was."""
-        self._dtype_name = str(latent["dtype"])
+        self._readers: dict[tuple[str, ...], BlockReader] = {}
 
     def __len__(self) -> int:
-        return self._index.offsets[-1]
+        return int(self.index.offsets[-1])
 
     @property
     def document(self) -> Mapping[str, object]:
         """`store.json` as it stands on disk."""
-        return self._index.document
+        return self.index.document
 
     @property
     def tokenizer_fingerprint(self) -> str:
@@ -76,17 +75,38 @@ class LatentStore:
 
     @property
     def tokenizer_config(self) -> AutoEncoderConfig:
-        """Config of the auto-encoder that made the latents."""
+        """Config of the auto-encoder that made the latents.
+
+        Raises:
+            ValueError: Another project's auto-encoder made them.
+        """
         tokenizer = cast(Mapping[str, object], self.document["tokenizer"])
-        return AutoEncoderConfig.from_json(cast(Mapping[str, object], tokenizer["config"]))
+        config = cast(Mapping[str, object], tokenizer["config"])
+        if "adapter" in config:
+            raise ValueError(
+                f"{self.url}: its latents were made through the adapter {config['adapter']!r}, by no ViTok: it has no "
+                "AutoEncoderConfig; what made them is in document['tokenizer']['config']"
+            )
+        return AutoEncoderConfig.from_json(config)
 
     @property
     def buckets(self) -> dict[tuple[int, int, int], int]:
         """Number of clips by grid (tubelets along time, height, width)."""
-        counts: dict[tuple[int, int, int], int] = {}
-        for shard in self._index.shards:
-            counts[shard.grid] = counts.get(shard.grid, 0) + shard.num_clips
-        return counts
+        clips = np.bincount(self.index.bucket, weights=np.diff(self.index.offsets), minlength=len(self.index.grids))
+        return dict(zip(self.index.grids, clips.astype(np.int64).tolist(), strict=True))
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns beside the latents, with their types, as the first shard has them."""
+        if not len(self):
+            return pa.schema([])
+        found = self._reader(()).shard(0).schema
+        return pa.schema([field for field in found if field.name not in self.latent_columns])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns beside the latents."""
+        return tuple(self.schema.names)
 
     def statistics(self, grid: tuple[int, int, int] | None = None) -> LatentStatistics:
         """Moments over the whole store, or over one bucket.
@@ -94,48 +114,78 @@ class LatentStore:
         Raises:
             KeyError: The store has no such bucket.
         """
-        normalisation = cast(Mapping[str, object], self.document["normalisation"])
-        if grid is None:
-            found = normalisation["all"]
-        else:
-            buckets = cast(Mapping[str, object], normalisation["buckets"])
-            found = buckets["grid=" + "x".join(map(str, grid))]
-        moments = cast(Mapping[str, object], found)
-        return LatentStatistics(
-            count=cast(int, moments["count"]),
-            mean=torch.tensor(cast(Sequence[float], moments["mean"]), dtype=torch.float64),
-            std=torch.tensor(cast(Sequence[float], moments["std"]), dtype=torch.float64),
-        )
+        return measured(self.document, grid)
 
-    def normalise(self, latents: Tensor) -> Tensor:
-        """(z - mean) / std per channel, float32: [..., K] to zero mean and unit variance over the corpus.
+    def normalise(self, latents: Tensor, *, by: Rule = "corpus") -> Tensor:
+        """(z - mean) / std per channel, float32.
 
-        A channel that never varies has std 0 and comes out as 0.
+        Args:
+            latents: [..., K].
+            by: "corpus": zero mean and unit variance over the store; a channel that never varies comes out as 0.
+                "tokenizer": with the constants that the tokenizer's authors give.
+
+        Raises:
+            ValueError: The tokenizer has no such constants.
         """
+        if by == "tokenizer":
+            return normalised(latents, *ruled(self.document, url=self.url))
         statistics = self.statistics()
-        std = torch.where(statistics.std > 0, statistics.std, torch.inf)
-        centred = latents.to(torch.float32) - statistics.mean.to(torch.float32)
-        return centred / std.to(torch.float32)
+        return normalised(latents, statistics.mean, statistics.std)
 
-    def take(self, positions: Sequence[int]) -> LatentBatch:
-        """Clips at global positions, in that order; all must lie in one bucket.
+    def find(self, keys: Sequence[str]) -> NDArray[np.int64]:
+        """Global positions of clips by key, in the order of the keys: reads the key column of the store.
+
+        Raises:
+            KeyError: The store has no clip of such a key.
+        """
+        return find_keys(self.index, self._reader(()), keys)
+
+    def where(self, condition: pc.Expression) -> NDArray[np.int64]:
+        """Global positions of the clips that meet a condition, ascending: reads only the columns that it names.
+
+        >>> store.where(pc.field("label") == "n00000002")  # doctest: +SKIP
+
+        Raises:
+            ValueError: The condition names no column, or one that the store has not.
+        """
+        return find_rows(self.index, self._reader(()), condition, schema=self.schema)
+
+    def take(
+        self, positions: Sequence[int] | NDArray[np.int64], *, columns: Sequence[str] | None = None
+    ) -> LatentBatch:
+        """Clips at global positions, in that order, any of them more than once; all must lie in one bucket.
+
+        Args:
+            positions: [B].
+            columns: Of those beside the latents; None: all.
 
         Raises:
             IndexError: A position is outside the store.
             ValueError: The positions lie in several buckets, so that no batch holds them, or there are none.
         """
-        places = [self._index.locate(position) for position in positions]
-        grids = {self._index.shards[shard].grid for shard, _ in places}
-        if len(grids) != 1:
-            raise ValueError(f"take: positions lie in {len(grids)} buckets {sorted(grids)}, expected one")
-        needed: dict[int, dict[int, tuple[dict[str, Tensor], dict[str, object]]]] = {}
-        for shard in sorted({shard for shard, _ in places}):
-            needed[shard] = self._rows_at(self._index.shards[shard], {row for index, row in places if index == shard})
-        rows = [needed[shard][row] for shard, row in places]
-        return LatentBatch(
-            latents={name: torch.stack([latents[name] for latents, _ in rows]) for name in self.latent_columns},
-            columns={name: [columns[name] for _, columns in rows] for name in rows[0][1]},
-        )
+        wanted = np.asarray(positions, dtype=np.int64)
+        shards, rows = self.index.locate(wanted)
+        buckets = np.unique(self.index.bucket[shards])
+        if len(buckets) != 1:
+            grids = sorted(self.index.grids[bucket] for bucket in buckets)
+            raise ValueError(f"take: positions lie in {len(grids)} buckets {grids}, expected one")
+        names = tuple(self.columns if columns is None else columns)
+        reader = self._reader(names, latents=True)
+        shape = (len(wanted), *self.index.grids[buckets[0]], self.channels)
+        latents = {name: torch.empty(shape, dtype=self.dtype) for name in self.latent_columns}
+        cells = {name: values.view(torch.uint8).reshape(len(wanted), -1).numpy() for name, values in latents.items()}
+        others = {name: np.empty(len(wanted), dtype=np.object_) for name in names}
+        parts = rows // BLOCK_ROWS
+        order = np.lexsort((parts, shards))
+        changes = np.flatnonzero(np.diff(shards[order]) | np.diff(parts[order])) + 1
+        for places in np.split(order, changes):
+            first, last = int(rows[places].min()), int(rows[places].max())
+            block = reader.block(int(shards[places[0]]), first, last + 1, whole=False)
+            for name, out in cells.items():
+                out[places] = block.latents[name][rows[places] - first]
+            for name, values in others.items():
+                values[places] = block.columns[name][rows[places] - first]
+        return LatentBatch(latents=latents, columns={name: values.tolist() for name, values in others.items()})
 
     def batches(self, batch_size: int) -> Iterator[LatentBatch]:
         """Every clip once, in the store's order; a batch never mixes buckets, so the last of a bucket may be short.
@@ -145,70 +195,69 @@ class LatentStore:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
-        for grid in self.buckets:
-            held: list[LatentRows] = []
-            for shard in self._index.shards:
-                if shard.grid != grid:
-                    continue
-                for rows in self._read(shard):
-                    held.append(rows)
-                    batches, rest = _cut(held, batch_size)
-                    yield from batches
-                    held = [rest] if rest is not None else []
-            for rows in held:
-                yield LatentBatch(latents=rows.latents, columns=rows.columns)
+        return read_batches(self.index, self._files, batch_size)
 
-    def _read(self, shard: LatentShard) -> Iterator[LatentRows]:
-        with cast(BinaryIO, self._file_system.open(f"{self._root}/{shard.path}", "rb")) as stream:
-            count = 0
-            for rows in read_rows(
-                stream,
-                path=shard.path,
-                shape=(*shard.grid, self.channels),
-                dtype=self._dtype_name,
-                latent_columns=self.latent_columns,
-            ):
-                count += len(rows.columns["key"])
-                yield rows
-        if count != shard.num_clips:
-            raise ValueError(f"{shard.path}: holds {count} clips, the index says {shard.num_clips}")
+    def dataset(
+        self,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        columns: Sequence[str] = (),
+        sample: Sample = "mean",
+        normalize: Rule | bool = True,
+        view: View = "plain",
+        layout: Layout = "channels_last",
+        positions: NDArray[np.int64] | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        window: int = 16,
+        endless: bool = False,
+    ) -> LatentDataset:
+        """Ready batches for training: see `vitok.latents.dataset`.
 
-    def _rows_at(self, shard: LatentShard, wanted: set[int]) -> dict[int, tuple[dict[str, Tensor], dict[str, object]]]:
-        found = {}
-        first = 0
-        for rows in self._read(shard):
-            count = len(rows.columns["key"])
-            for row in sorted(wanted & set(range(first, first + count))):
-                place = row - first
-                found[row] = (
-                    {name: values[place] for name, values in rows.latents.items()},
-                    {name: values[place] for name, values in rows.columns.items()},
-                )
-            first += count
-        return found
+        Args:
+            batch_size: Samples of a rank's batch.
+            seed: What order, posterior samples and mirror images are drawn from.
+            shuffle: False: the store's order, bucket beside bucket.
+            columns: To come with the latents, such as "label", "caption", "key".
+            sample: "mean", or "posterior": a draw from it for every sample and epoch.
+            normalize: True or "corpus": zero mean and unit variance per channel over the store; "tokenizer": by the
+                tokenizer's own constants; False: as stored, in the stored dtype, and the fastest.
+            view: "plain", or "random_flip": the mirrored view for half of the samples, drawn anew every epoch.
+            layout: "channels_last" [B, T', H', W', K], "channels_first" [B, K, T', H', W'], "tokens" [B, N, K].
+            positions: Only the clips at these global positions, such as `where` finds them.
+            rank: Of this process among those that share the samples; None: torch.distributed's, 0 without it.
+            world_size: How many they are; None: torch.distributed's, 1 without it.
+            window: Blocks of 512 rows (tars: shards) of a bucket that are mixed at a time.
+            endless: Go on with the next epoch instead of ending.
 
-
-def _cut(held: list[LatentRows], batch_size: int) -> tuple[list[LatentBatch], LatentRows | None]:
-    """Whole batches out of the rows held, and what is left."""
-    names = list(held[0].latents)
-    latents = {
-        name: held[0].latents[name] if len(held) == 1 else torch.cat([rows.latents[name] for rows in held])
-        for name in names
-    }
-    columns = {name: [value for rows in held for value in rows.columns[name]] for name in held[0].columns}
-    count = len(columns["key"])
-    whole = count - count % batch_size
-    batches = [
-        LatentBatch(
-            latents={name: values[start : start + batch_size] for name, values in latents.items()},
-            columns={name: values[start : start + batch_size] for name, values in columns.items()},
+        Raises:
+            ValueError: An argument is out of its range, the store lacks a column that is needed, or no clip is left.
+            IndexError: A position is outside the store.
+        """
+        rule: Rule | None = ("corpus" if normalize else None) if isinstance(normalize, bool) else normalize
+        rank, world_size = process_group(rank, world_size)
+        reading = Reading(
+            form=BatchForm(columns=tuple(columns), sample=sample, normalize=rule, view=view, layout=layout),
+            batch_size=batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            rank=rank,
+            world_size=world_size,
+            window=window,
+            endless=endless,
         )
-        for start in range(0, whole, batch_size)
-    ]
-    if whole == count:
-        return batches, None
-    rest = LatentRows(
-        latents={name: values[whole:] for name, values in latents.items()},
-        columns={name: values[whole:] for name, values in columns.items()},
-    )
-    return batches, rest
+        chosen = None if positions is None else np.unique(np.asarray(positions, dtype=np.int64))
+        missing = [name for name in columns if name not in self.columns]
+        if missing:
+            raise ValueError(f"{self.url}: has no column {missing[0]!r}, only {self.columns}")
+        source = DatasetSource(url=self.url, index=self.index, files=self._files, positions=chosen)
+        return LatentDataset([source], reading)
+
+    def _reader(self, columns: tuple[str, ...], *, latents: bool = False) -> BlockReader:
+        """The one that reads these columns; without latents, tars are read for their other columns alone."""
+        names = self.latent_columns if latents else ()
+        if (*names, *columns) not in self._readers:
+            self._readers[*names, *columns] = BlockReader(self.index, self._files, latents=names, columns=columns)
+        return self._readers[*names, *columns]

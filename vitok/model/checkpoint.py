@@ -11,32 +11,33 @@
     latents_std      standard deviation of every latent channel, above 0; beside latents_mean always
 """
 
-import hashlib
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import fsspec
 import torch
-from fsspec.implementations.local import LocalFileSystem
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from vitok.config import AutoEncoderConfig
 from vitok.model.autoencoder import AutoEncoder
+from vitok.model.folder import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    FolderFormat,
+    check_fingerprint,
+    fingerprint_of,
+    put_tensors,
+    read_description,
+    read_tensors,
+    write_folder,
+)
 
-FORMAT = "vitok-autoencoder"
-FORMAT_VERSION = 2
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-
-_REQUIRED_KEYS = {"format", "format_version", "autoencoder", "fingerprint"}
-_OPTIONAL_KEYS = {1: {"training"}, 2: {"training", "latents_mean", "latents_std"}}
-"""By format version: those that are read."""
+FORMAT = FolderFormat(
+    name="vitok-autoencoder",
+    version=2,
+    required={"autoencoder"},
+    optional={1: {"training"}, 2: {"training", "latents_mean", "latents_std"}},
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,12 +66,7 @@ def fingerprint(model: AutoEncoder) -> str:
 
     The same for equal models on whatever device, and in every format version; other for any other bit of a weight.
     """
-    digest = hashlib.sha256(_canonical_json(model.config.identity()))
-    for name, tensor in sorted(_tensors(model).items()):
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        digest.update(_canonical_json([name, dtype, list(tensor.shape)]))
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return fingerprint_of(model.config.identity(), model)
 
 
 def save_checkpoint(
@@ -97,23 +93,14 @@ def save_checkpoint(
             deviations above 0.
         TypeError: The training record holds what JSON cannot.
     """
-    description: dict[str, object] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "autoencoder": model.config.to_json(),
-        "fingerprint": fingerprint(model),
-    }
+    description: dict[str, object] = {"autoencoder": model.config.to_json(), "fingerprint": fingerprint(model)}
     if training is not None:
         description["training"] = dict(training)
     if latents_mean is not None or latents_std is not None:
         statistics = ChannelStatistics(mean=tuple(latents_mean or ()), std=tuple(latents_std or ()))
         _check_channels(statistics, model.config, "statistics")
         description["latents_mean"], description["latents_std"] = list(statistics.mean), list(statistics.std)
-    # Before any byte is written: a record that is no JSON must not cost the checkpoint that is there.
-    config_bytes = json.dumps(description, indent=2, allow_nan=False).encode() + b"\n"
-    filesystem, root = fsspec.url_to_fs(folder)
-    _write(filesystem, f"{root}/{WEIGHTS_NAME}", save(_tensors(model)))
-    _write(filesystem, f"{root}/{CONFIG_NAME}", config_bytes)
+    write_folder(folder, FORMAT, description, model)
 
 
 def load_checkpoint(folder: str) -> AutoEncoder:
@@ -124,18 +111,8 @@ def load_checkpoint(folder: str) -> AutoEncoder:
         ValueError: It is of another format or version, or its tensors are not those its config asks for.
     """
     description, config = _read_description(folder)
-    filesystem, root = fsspec.url_to_fs(folder)
-    try:
-        tensors = load(filesystem.cat_file(f"{root}/{WEIGHTS_NAME}"))
-    except SafetensorError as error:
-        raise ValueError(f"{folder}/{WEIGHTS_NAME}: damaged ({error})") from error
-    model = from_tensors(config, tensors, where=f"{folder}/{WEIGHTS_NAME}")
-    found = fingerprint(model)
-    if found != description["fingerprint"]:
-        raise ValueError(
-            f"{folder}: the weights or the config were changed after saving: "
-            f"fingerprint {found}, {CONFIG_NAME} says {description['fingerprint']}"
-        )
+    model = from_tensors(config, read_tensors(folder), where=f"{folder}/{WEIGHTS_NAME}")
+    check_fingerprint(folder, description, fingerprint(model))
     return model
 
 
@@ -170,33 +147,16 @@ def from_tensors(config: AutoEncoderConfig, tensors: Mapping[str, Tensor], *, wh
     """
     with torch.device("meta"):  # no time spent on random weights that are replaced at once
         model = AutoEncoder(config)
-    _check_shapes(tensors, model.state_dict(), where)
-    model.load_state_dict(tensors, assign=True)
+    put_tensors(model, tensors, where=where)
     return model
 
 
 def _read_description(folder: str) -> tuple[Mapping[str, object], AutoEncoderConfig]:
     """A `config.json` that has passed every check, and the auto-encoder's entry of it."""
-    filesystem, root = fsspec.url_to_fs(folder)
-    if not filesystem.exists(f"{root}/{CONFIG_NAME}"):
-        raise FileNotFoundError(f"{folder}: no {CONFIG_NAME}, so no complete checkpoint")
-    where = f"{folder}/{CONFIG_NAME}"
-    description = json.loads(filesystem.cat_file(f"{root}/{CONFIG_NAME}"))
-    if not isinstance(description, dict):
-        raise ValueError(f"{where}: got {type(description).__name__}, expected an object")
-    if description.get("format") != FORMAT:
-        raise ValueError(f"{where}: format is {description.get('format')!r}, expected {FORMAT!r}")
-    version = description.get("format_version")
-    if not isinstance(version, int) or version not in _OPTIONAL_KEYS:
-        raise ValueError(f"{where}: format_version is {version!r}, expected {' or '.join(map(str, _OPTIONAL_KEYS))}")
-    if not _REQUIRED_KEYS <= set(description) <= _REQUIRED_KEYS | _OPTIONAL_KEYS[version]:
-        raise ValueError(
-            f"{where}: missing keys {sorted(_REQUIRED_KEYS - set(description))}, "
-            f"unknown keys {sorted(set(description) - _REQUIRED_KEYS - _OPTIONAL_KEYS[version])}"
-        )
+    description = read_description(folder, FORMAT)
     autoencoder = description["autoencoder"]
     if not isinstance(autoencoder, dict):
-        raise ValueError(f"{where}: autoencoder is {autoencoder!r}, expected an object")
+        raise ValueError(f"{folder}/{CONFIG_NAME}: autoencoder is {autoencoder!r}, expected an object")
     return description, AutoEncoderConfig.from_json(autoencoder)
 
 
@@ -212,38 +172,3 @@ def _numbers(value: object, where: str) -> tuple[float, ...]:
     if not isinstance(value, list) or not all(type(entry) in (int, float) for entry in value):
         raise ValueError(f"{where} is {value!r}, expected a list of numbers")
     return tuple(float(entry) for entry in value)
-
-
-def _check_shapes(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
-    other_shapes = [
-        f"{name} is {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in sorted(set(found) & set(expected))
-        if found[name].shape != expected[name].shape
-    ]
-    if set(found) != set(expected) or other_shapes:
-        raise ValueError(
-            f"{where}: missing tensors {sorted(set(expected) - set(found))}, "
-            f"unknown tensors {sorted(set(found) - set(expected))}, other shapes {other_shapes}"
-        )
-
-
-def _tensors(model: AutoEncoder) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-
-
-def _canonical_json(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _write(filesystem: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
-    if not isinstance(filesystem, LocalFileSystem):
-        filesystem.pipe_file(path, content)  # an object store shows an object when its upload is complete
-        return
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(target)

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.runs.audit import AuditConfig, audit
+from pipeline.runs.audit import audit
+from pipeline.runs.audit_config import AuditConfig
 from pipeline.runs.encode import EncodeConfig, encode
 from pipeline.runs.prepare import prepare
 from pipeline.runs.prepare_config import PrepareConfig
@@ -201,9 +202,10 @@ def test_the_stores_normalisation_is_that_of_what_it_holds(latents):
 def test_audit_measures_what_a_plain_loop_measures(clips, tokenizer, tmp_path):
     result = audit(
         AuditConfig(
-            shards=str(clips), tokenizer=tokenizer, output=str(tmp_path), shard_size=4, batch_size=4, num_examples=4
+            shards=str(clips), tokenizer=(tokenizer,), output=str(tmp_path), shard_size=4, batch_size=4, num_examples=4
         )
     )
+    (found,) = result.candidates
     model = load_checkpoint(tokenizer).eval()
     values = []
     for clip in every_clip(clips):
@@ -211,10 +213,10 @@ def test_audit_measures_what_a_plain_loop_measures(clips, tokenizer, tmp_path):
         with torch.inference_mode():
             decoded = model.decode(model.encode(from_uint8(pixels)).mode(), num_frames=pixels.shape[1])
         values.append(psnr(pixels, to_uint8(decoded)).item())
-    assert result.means["clips"] == len(values) == CLIPS
-    assert result.means["psnr"] == pytest.approx(np.mean(values), rel=1e-4)
-    assert Path(result.report).read_text().count("<section") == 4
-    assert verify(VerifyConfig(store=str(tmp_path))).problems == []
+    assert found.summary.stored == len(values) == CLIPS
+    assert found.values["psnr"] == pytest.approx(np.mean(values), rel=1e-4)
+    assert Path(result.report).exists()
+    assert verify(VerifyConfig(store=found.store)).problems == []
 
 
 def test_clips_of_another_tubelet_are_refused(corpus, tokenizer, ray_here, tmp_path):
@@ -245,11 +247,12 @@ def test_a_corpus_of_nothing_but_broken_files_goes_through_the_chain(corpus, tok
     summary = prepared(broken, clips)
     assert (summary.planned, summary.stored, summary.rejected) == (3, 0, 3)
     assert encoded(clips, tokenizer, latents).planned == 0
-    result = audit(AuditConfig(shards=str(clips), tokenizer=tokenizer, output=str(audited)))
-    assert result.means == {"clips": 0}
+    (found,) = audit(AuditConfig(shards=str(clips), tokenizer=(tokenizer,), output=str(audited))).candidates
+    assert found.values == {}
+    assert found.skipped == dict.fromkeys(("psnr", "ssim"), "no clip was measured")
     assert len(LatentStore(str(latents))) == 0
     assert list(LatentStore(str(latents)).batches(4)) == []
-    for store in (clips, latents, audited):
+    for store in (clips, latents, found.store):
         assert verify(VerifyConfig(store=str(store))).problems == []
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.command import EXIT_FAILED
 from pipeline.runs.encode import EncodeConfig, encode
 from pipeline.runs.prepare import prepare
 from pipeline.runs.prepare_config import PrepareConfig
@@ -16,7 +17,7 @@ from pipeline.runs.verify import VerifyConfig, verify
 from pipeline.store.claim import claim
 from pipeline.store.files import Folder, FullDiskError
 from pipeline.store.ledger import read_ledger
-from schemas.metadata import CLAIM_FILE, STORE_FILE
+from schemas.metadata import CLAIM_FILE, PLAN_FILE, STORE_FILE
 
 pytestmark = pytest.mark.cluster
 
@@ -84,6 +85,21 @@ def test_a_full_disk_ends_the_run_with_one_message_and_a_start_with_room_goes_on
     assert len(committed) <= resumed.resumed_shards < resumed.shards
     assert verify(VerifyConfig(store=str(store))).problems == []
     assert digests(store) == digests(peace)
+
+
+def test_a_full_disk_ends_the_command_with_one_message_and_its_exit_code(corpus, tokenizer, start_job, disk):
+    store = disk(64 * PAGE_BYTES) / "latents"  # holds the plan, and not the first shard of clips: eight of 32 KiB
+    process = start_job(
+        *("encode", "--input", str(corpus / "bikes.mp4"), "--tokenizer", tokenizer, "--output", str(store)),
+        *("--resolution", "128", "--num-frames", "4", "--dtype", "float32", "--logvar", "--flip", "--shard-size", "8"),
+    )
+    output, _ = process.communicate()
+    assert process.returncode == EXIT_FAILED, output
+    assert output.count("the disk is full") == output.count("error:") == 1
+    assert f"error: {store}: the disk is full" in output
+    assert "Traceback" not in output
+    assert (store / PLAN_FILE).exists()
+    assert not (store / STORE_FILE).exists()
 
 
 def test_a_file_that_finds_no_room_is_named_and_the_earlier_one_stays(disk):

@@ -12,8 +12,9 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
+from pipeline.runs.clip_flags import ReadFlags
 from pipeline.runs.prepare import prepare
-from pipeline.runs.prepare_config import PrepareConfig, ReadFlags
+from pipeline.runs.prepare_config import PrepareConfig
 from pipeline.runs.retry import RetryConfig, retry_rejects
 from pipeline.runs.verify import VerifyConfig, verify
 from pipeline.store.files import Folder

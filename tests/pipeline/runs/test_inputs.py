@@ -10,10 +10,11 @@ import pytest
 import webdataset
 from PIL import Image
 
+from pipeline.runs.clip_flags import InputFlags, SpanFlags
 from pipeline.runs.dry_run import dry_run
 from pipeline.runs.encode import EncodeConfig, encode
 from pipeline.runs.prepare import prepare
-from pipeline.runs.prepare_config import InputFlags, PrepareConfig, SpanFlags
+from pipeline.runs.prepare_config import PrepareConfig
 from pipeline.runs.verify import VerifyConfig, verify
 from pipeline.stages.protocol import Filters
 from pipeline.store.clipshard import read_clips

@@ -9,8 +9,13 @@ from fractions import Fraction
 
 import pytest
 
+from pipeline.runs.prepare import prepare
+from pipeline.runs.prepare_config import PrepareConfig
 from pipeline.runs.record import RunRecord, StartClock, recorded
+from pipeline.store.faults import StorageError
 from pipeline.store.files import Folder
+from pipeline.store.lease import Claim
+from schemas.metadata import STORE_FILE, ledger_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +35,7 @@ def files(folder, name):
 
 
 def test_the_config_is_there_before_the_work_and_the_record_after(folder):
-    with recorded(folder, job="encode", config=Config()):
+    with recorded(folder, job="encode", config=Config(), claim=Claim()):
         assert files(folder, "config.json") == [
             {"job": "encode", "config": {"input": ["/media/a"], "fps": "30000/1001", "break_claim": False}}
         ]
@@ -43,7 +48,7 @@ def test_the_config_is_there_before_the_work_and_the_record_after(folder):
 
 @pytest.mark.parametrize("error", [ValueError("bad flag"), KeyboardInterrupt()])
 def test_a_run_that_fails_leaves_its_error_and_fails_all_the_same(folder, error):
-    with pytest.raises(type(error)), recorded(folder, job="encode", config=Config()):
+    with pytest.raises(type(error)), recorded(folder, job="encode", config=Config(), claim=Claim()):
         raise error
     (record,) = files(folder, "record.json")
     assert record["error"] == f"{type(error).__name__}: {error}"
@@ -51,7 +56,7 @@ def test_a_run_that_fails_leaves_its_error_and_fails_all_the_same(folder, error)
 
 def test_every_start_has_a_record_of_its_own(folder):
     for _ in range(3):
-        with recorded(folder, job="encode", config=Config()):
+        with recorded(folder, job="encode", config=Config(), claim=Claim()):
             pass
     assert len(files(folder, "record.json")) == len(files(folder, "config.json")) == 3
     assert all(path.split("/")[1].endswith(f"-{os.getpid()}") for path in folder.find("runs"))
@@ -60,7 +65,7 @@ def test_every_start_has_a_record_of_its_own(folder):
 def test_seconds_add_up_by_phase_and_by_step(folder):
     now = time.perf_counter()
     clock = StartClock(started=now - 3.0, called=now - 1.0)
-    with recorded(folder, job="encode", config=Config(), clock=clock) as record:
+    with recorded(folder, job="encode", config=Config(), claim=Claim(), clock=clock) as record:
         for _ in range(2):
             with record.phase("work"):
                 pass
@@ -80,6 +85,47 @@ def test_seconds_add_up_by_phase_and_by_step(folder):
     assert 2.0 <= found["seconds"]["total"] < 60
 
 
+def test_a_storage_that_fails_the_record_too_hides_no_error(folder, monkeypatch):
+    def fail():
+        with recorded(folder, job="encode", config=Config(), claim=Claim()):
+            monkeypatch.setattr(Folder, "write_bytes", refuse)
+            raise KeyError
+
+    def refuse(*arguments):
+        raise StorageError("the storage fails")
+
+    with pytest.raises(KeyError):
+        fail()
+    assert files(folder, "record.json") == []
+
+
+@pytest.mark.cluster
+def test_the_records_of_two_starts_say_where_their_time_went_and_what_was_there_before(corpus, ray_here, folder):
+    config = PrepareConfig(
+        input=(str(corpus),), output=folder.url, resolution=32, num_frames=4, tubelet="2x8", shard_size=8
+    )
+    prepare(config)
+    folder.remove(STORE_FILE)
+    folder.remove(ledger_file(0))
+    prepare(config)
+    first, second = files(folder, "record.json")
+    phases = {"imports", "open", "ray", "resume", "work", "fold"}
+    assert first["seconds"].keys() == phases | {"plan", "total"}
+    assert second["seconds"].keys() == phases | {"total"}
+    for record in (first, second):
+        seconds = dict(record["seconds"])
+        total = seconds.pop("total")
+        assert min(seconds.values()) >= 0
+        assert sum(seconds.values()) <= total + 0.001  # they are rounded
+        assert {"decode", "commit"} <= record["worker_seconds"].keys()
+    assert (first["counts"]["resumed_shards"], first["counts"]["resumed_clips"]) == (0, 0)
+    shards = first["counts"]["shards"]
+    assert (second["counts"]["resumed_shards"], second["counts"]["shards"]) == (shards - 1, shards)
+    worked = [record["counts"]["worked_clips"] for record in (first, second)]
+    assert worked[0] > worked[1] == worked[0] - second["counts"]["resumed_clips"] > 0
+    assert first["counts"]["stored"] == second["counts"]["stored"]
+
+
 def test_a_config_is_a_dataclass(folder):
     with pytest.raises(AssertionError):
-        RunRecord(folder, job="encode", config={"input": "/media/a"})
+        RunRecord(folder, job="encode", config={"input": "/media/a"}, claim=Claim())

@@ -7,20 +7,28 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.media.reject import RejectClip
 from pipeline.runs.encode import EncodeConfig
 from pipeline.runs.encode import encode as run_encode
+from pipeline.stages.clip_source import StoredClips
 from pipeline.stages.encode import EncodeShard, LatentFormat
+from pipeline.stages.stage import reject_clip
 from pipeline.stages.tokenizer import Inference
 from pipeline.store.clipshard import ClipShardWriter, PixelCodec, code_clip
 from pipeline.store.files import FileRecord, Folder, digest_stream
 from pipeline.store.index import close_store
 from pipeline.store.ledger import commit_shard, read_ledger
 from pipeline.store.moments import ChannelMoments
-from pipeline.store.plan import Plan, PlanCounts, PlannedShard, RunRefusedError
+from pipeline.store.plan import Plan, PlanCounts, RunRefusedError
+from pipeline.store.planned_shards import PlannedShard
 from schemas.latent import latent_columns
 from schemas.metadata import CLIP_STORE_FORMAT
+from schemas.outcome import Reason, Stage
+from vitok.config import AutoEncoderConfig
 from vitok.latents.shards import read_rows
 from vitok.latents.store import LatentStore
+from vitok.model.autoencoder import AutoEncoder
+from vitok.model.checkpoint import save_checkpoint
 from vitok.pixels import from_uint8
 
 GRID = (2, 2, 2)
@@ -33,13 +41,23 @@ CASES = [(form, dtype) for form in ("parquet", "webdataset") for dtype in ("floa
 def encode(tmp_path, tokenizer_url):
     """Encodes clip shards as one shard: the report, the folder, and latents by key and column."""
 
-    def encode(sources, num_clips, *, name="latents", tokenizer=tokenizer_url, batch_size=4, **latent):
+    def encode(
+        sources,
+        num_clips,
+        *,
+        name="latents",
+        tokenizer=tokenizer_url,
+        batch_size=4,
+        through=lambda clips: clips,
+        **latent,
+    ):
         output = Folder(str(tmp_path / name))
         stage = EncodeShard(
-            source=Folder(str(tmp_path / "clips")),
+            source=through(StoredClips(Folder(str(tmp_path / "clips")))),
             output=output,
             tokenizer_url=tokenizer,
             inference=Inference(batch_size=batch_size),
+            channels=CHANNELS,
             latent=LatentFormat(**latent),
         )
         shard = PlannedShard(index=0, bucket="grid=2x2x2", num_clips=num_clips, sources=tuple(sources))
@@ -267,6 +285,60 @@ def read_outcomes_of(output, report):
         return pq.ParquetFile(stream).read(use_threads=False).to_pylist()
 
 
+def losing(numbers):
+    """Makes a source of one that loses some of its clips."""
+
+    def make(source):
+        def clips(shard):
+            for number, clip in enumerate(source(shard)):
+                error = RejectClip(Reason.CORRUPT, "cut off")
+                yield reject_clip(error, clip.metadata, Stage.DECODE) if number in numbers else clip
+
+        return clips
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def placed_tokenizer(tmp_path_factory):
+    """Folder of a model large enough for its kernels to treat the places of a batch of three unlike, by a last bit."""
+    torch.manual_seed(0)
+    folder = str(tmp_path_factory.mktemp("placed"))
+    save_checkpoint(folder, AutoEncoder(AutoEncoderConfig.from_name("S-N/2x8", latent_channels=CHANNELS)))
+    return folder
+
+
+@pytest.mark.parametrize("lost", [{0}, {2, 3}, {3, 4, 5}, {8}, {1, 2, 3, 4, 5, 6, 8}], ids=str)
+def test_clips_that_are_lost_leave_the_others_their_bits(encode, write_clips, placed_tokenizer, lost):
+    source = write_clips("a", range(9))
+    settings = {"tokenizer": placed_tokenizer, "batch_size": 3, "dtype": "float32", "columns": MIRRORED}
+    _, _, whole = encode([source], 9, name="whole", **settings)
+    report, output, found = encode([source], 9, through=losing(lost), **settings)
+    assert list(found) == [f"clip-{number}" for number in range(9) if number not in lost]
+    assert_columns_equal((found, MIRRORED), ({key: whole[key] for key in found}, MIRRORED))
+    assert (report.record.stored, report.record.rejected) == (9 - len(lost), len(lost))
+    rows = read_outcomes_of(output, report)
+    assert [(row["key"], row["stage"]) for row in rows] == [(f"clip-{number}", "decode") for number in sorted(lost)]
+    assert ChannelMoments.from_json(report.record.sums["moments"]).count == 8 * len(found)
+
+
+def test_a_shard_of_which_all_is_lost_has_no_file(encode, write_clips):
+    report, _, found = encode([write_clips("a", range(5))], 5, through=losing(range(5)))
+    assert (report.record.stored, report.record.rejected, report.record.file, found) == (0, 5, None, {})
+
+
+def test_outcomes_stand_in_the_order_of_the_plan_wherever_their_clips_ended(encode, write_clips, edited_tokenizer):
+    def spoil(model):
+        model.encoder_to_code.weight[0, 0] = float("nan")
+
+    report, output, _ = encode(
+        [write_clips("a", range(5))], 5, tokenizer=edited_tokenizer(spoil), through=losing({1, 4})
+    )
+    rows = read_outcomes_of(output, report)
+    assert [row["key"] for row in rows] == [f"clip-{number}" for number in range(5)]
+    assert [row["stage"] for row in rows] == ["encode", "decode", "encode", "encode", "decode"]
+
+
 def test_a_source_that_lost_a_clip_is_not_committed(encode, write_clips, tmp_path):
     with pytest.raises(ValueError, match="planned 4 != stored 3"):
         encode([write_clips("a", range(3))], 4)
@@ -275,10 +347,11 @@ def test_a_source_that_lost_a_clip_is_not_committed(encode, write_clips, tmp_pat
 
 def test_a_report_says_where_the_time_went_and_counts_the_weights_once(tmp_path, tokenizer_url, write_clips):
     stage = EncodeShard(
-        source=Folder(str(tmp_path / "clips")),
+        source=StoredClips(Folder(str(tmp_path / "clips"))),
         output=Folder(str(tmp_path / "latents")),
         tokenizer_url=tokenizer_url,
         inference=Inference(),
+        channels=CHANNELS,
         latent=LatentFormat(),
     )
     sources = (write_clips("a", range(2)),)

@@ -22,7 +22,8 @@ from pipeline.stages.protocol import ClipProtocol, Filters
 from pipeline.store.clipshard import PixelCodec, read_clips
 from pipeline.store.files import Folder
 from pipeline.store.ledger import commit_shard, read_ledger, read_outcomes
-from pipeline.store.plan import ClipPlanWriter, PlannedClip, PlannedShard
+from pipeline.store.planned_clips import ClipPlanWriter, PlannedClip
+from pipeline.store.planned_shards import PlannedShard
 from schemas.metadata import ledger_file
 from vitok.config import Tubelet
 

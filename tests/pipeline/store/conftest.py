@@ -14,7 +14,8 @@ from pipeline.store.clipshard import Clip, ClipShardWriter, PixelCodec, code_cli
 from pipeline.store.files import Folder
 from pipeline.store.index import close_store
 from pipeline.store.ledger import OutcomeRow, commit_shard, write_outcomes
-from pipeline.store.plan import ClipPlanWriter, Plan, PlanCounts, PlannedClip, read_planned_clips
+from pipeline.store.plan import Plan, PlanCounts
+from pipeline.store.planned_clips import ClipPlanWriter, PlannedClip, read_planned_clips
 from schemas.clip import ClipMetadata
 from schemas.metadata import CLIP_STORE_FORMAT, PLAN_OUTCOMES_FILE
 from schemas.outcome import Outcome, Reason, Stage

@@ -14,7 +14,8 @@ from pipeline.store.files import FileRecord, Folder
 from pipeline.store.index import Normalisation, Tally, close_store, open_store
 from pipeline.store.ledger import ShardRecord, commit_shard, read_ledger
 from pipeline.store.moments import ChannelMoments
-from pipeline.store.plan import Plan, PlanCounts, PlannedShard
+from pipeline.store.plan import Plan, PlanCounts
+from pipeline.store.planned_shards import PlannedShard
 from schemas.metadata import CLIP_STORE_FORMAT, INDEX_FILE, LATENT_STORE_FORMAT, STORE_FILE, ledger_file
 
 CHANNELS = 3

@@ -19,7 +19,7 @@ from pipeline.store.ledger import (
     read_record,
     write_index,
 )
-from pipeline.store.plan import PlannedShard
+from pipeline.store.planned_shards import PlannedShard
 from schemas.manifest import INDEX_SCHEMA
 from schemas.metadata import INDEX_FILE, ledger_file
 from schemas.outcome import OUTCOME_SCHEMA, Outcome, Reason

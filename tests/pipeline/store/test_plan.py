@@ -13,16 +13,9 @@ from hypothesis import strategies as st
 from pipeline.media.source import Media, MediaKind
 from pipeline.store.documents import canonical_json, read_json, write_json
 from pipeline.store.files import Folder
-from pipeline.store.plan import (
-    ClipPlanWriter,
-    Plan,
-    PlanCounts,
-    PlannedClip,
-    PlannedShard,
-    RunRefusedError,
-    group_sources,
-    read_planned_clips,
-)
+from pipeline.store.plan import Plan, PlanCounts, RunRefusedError
+from pipeline.store.planned_clips import ClipPlanWriter, PlannedClip, read_planned_clips, read_planned_keys
+from pipeline.store.planned_shards import PlannedShard, group_sources
 from schemas import metadata as names
 
 BUCKETS = ("grid=1x2x2", "grid=2x4x4", "grid=4x2x2")
@@ -105,7 +98,7 @@ def test_what_follows_a_full_shard_does_not_change_it(folder, tmp_path):
 
 def test_plan_files_hold_a_bounded_number_of_shards(folder, monkeypatch):
     monkeypatch.setattr(names, "SHARDS_PER_PLAN_FILE", 3)
-    monkeypatch.setattr("pipeline.store.plan.SHARDS_PER_PLAN_FILE", 3)
+    monkeypatch.setattr("pipeline.store.planned_clips.SHARDS_PER_PLAN_FILE", 3)
     shards, contents = planned(folder, [0, 1] * 8, 2)
     assert len(shards) == 8
     assert folder.find() == [f"plan/clips-{number:05d}.parquet" for number in range(3)]
@@ -115,7 +108,7 @@ def test_plan_files_hold_a_bounded_number_of_shards(folder, monkeypatch):
 
 
 def test_plan_files_are_written_as_shards_fill(folder, monkeypatch):
-    monkeypatch.setattr("pipeline.store.plan.SHARDS_PER_PLAN_FILE", 1)
+    monkeypatch.setattr("pipeline.store.planned_clips.SHARDS_PER_PLAN_FILE", 1)
     monkeypatch.setattr(names, "SHARDS_PER_PLAN_FILE", 1)
     with ClipPlanWriter(folder, shard_size=2) as writer:
         writer.add(BUCKETS[0], clip(0))
@@ -124,19 +117,65 @@ def test_plan_files_are_written_as_shards_fill(folder, monkeypatch):
         assert folder.find() == ["plan/clips-00000.parquet"]
 
 
-@pytest.mark.parametrize("before", [0, 1, 3, 4])
-def test_a_plan_that_grows_keeps_what_it_had(folder, monkeypatch, before):
-    monkeypatch.setattr("pipeline.store.plan.SHARDS_PER_PLAN_FILE", 3)
-    monkeypatch.setattr(names, "SHARDS_PER_PLAN_FILE", 3)
-    shards, contents = planned(folder, [0] * 2 * before, 2)
-    with ClipPlanWriter(folder, shard_size=2, before=shards) as writer:
-        for number in range(100, 105):
+def saved(folder, choices, shard_size=2):
+    """The plan of these clips; see `planned`."""
+    shards, _ = planned(folder, choices, shard_size)
+    counts = PlanCounts(media=len(choices), clips=len(choices))
+    return Plan.save(folder, job="prepare", identity=IDENTITY, counts=counts, shards=shards)
+
+
+def grown(folder, plan, numbers, identity, shard_size=2):
+    """The plan with a part of further clips."""
+    with ClipPlanWriter(folder, shard_size=shard_size, part=len(plan.parts) + 1) as writer:
+        for number in numbers:
             writer.add(BUCKETS[1], clip(number))
         writer.finish()
-    assert writer.shards[:before] == shards
-    assert [shard.index for shard in writer.shards] == list(range(before + 3))
-    found = [read_planned_clips(folder, shard) for shard in writer.shards]
-    assert found == [*contents, *([clip(n) for n in numbers] for numbers in ((100, 101), (102, 103), (104,)))]
+    counts = plan.counts + PlanCounts(media=2, clips=len(numbers), rejected=1, reasons={"corrupt": 1})
+    return plan.grow(folder, identity=identity, counts=counts, shards=writer.shards, files=writer.files)
+
+
+@pytest.mark.parametrize("before", [0, 1, 3, 4])
+def test_a_plan_that_grows_keeps_what_it_had(folder, monkeypatch, before):
+    monkeypatch.setattr("pipeline.store.planned_clips.SHARDS_PER_PLAN_FILE", 3)
+    monkeypatch.setattr(names, "SHARDS_PER_PLAN_FILE", 3)
+    plan = saved(folder, [0] * 2 * before)
+    old = {path: folder.read_bytes(path) for path in folder.find() if path != names.PLAN_FILE}
+    contents = [read_planned_clips(folder, shard) for shard in plan.shards]
+    one = grown(folder, plan, range(100, 105), IDENTITY | {"media": 1})
+    two = grown(folder, grown(folder, one, [], None), range(200, 203), IDENTITY | {"media": 2})
+    assert two == Plan.load(folder)
+    assert {path: folder.read_bytes(path) for path in old} == old
+    assert two.shards[:before] == plan.shards
+    assert [shard.index for shard in two.shards] == list(range(before + 5))
+    assert two.part_starts == (0, before, before + 3, before + 3)
+    added = ((100, 101), (102, 103), (104,), (200, 201), (202,))
+    found = [read_planned_clips(folder, shard) for shard in two.shards]
+    assert found == [*contents, *([clip(number) for number in numbers] for numbers in added)]
+    assert [read_planned_keys(folder, shard) for shard in two.shards] == [[row.key for row in rows] for rows in found]
+    assert two.counts == PlanCounts(media=2 * before + 6, clips=2 * before + 8, rejected=3, reasons={"corrupt": 3})
+
+
+def test_the_fingerprint_of_a_grown_plan_is_of_its_history(folder, tmp_path):
+    plan = saved(folder, [0, 0])
+    one = grown(folder, plan, [7], IDENTITY | {"media": 1})
+    retried = grown(folder, one, [8], None)
+    two = grown(folder, retried, [9], IDENTITY | {"media": 2})
+    assert two.history == (plan.fingerprint, one.fingerprint, retried.fingerprint, two.fingerprint)
+    assert len(set(two.history)) == 3  # a retry brings back what was planned: the same corpus
+    assert two.identities == (IDENTITY, IDENTITY | {"media": 1}, None, IDENTITY | {"media": 2})
+    assert two.before() == replace(retried, files=two.files)
+    other = Folder(str(tmp_path / "other"))
+    assert grown(other, saved(other, [0, 0]), [7], IDENTITY | {"media": 2}).fingerprint != one.fingerprint
+
+
+def test_a_part_that_was_not_finished_is_no_part(folder):
+    plan = saved(folder, [0, 0, 0])
+    before = folder.read_bytes(names.PLAN_FILE)
+    grown(folder, plan, [7, 8, 9], IDENTITY | {"media": 1})
+    folder.write_bytes(names.PLAN_FILE, before)  # as a kill leaves it just before `plan.json` is replaced
+    assert Plan.load(folder) == plan
+    again = grown(folder, plan, [7], IDENTITY | {"media": 1})
+    assert [row.key for row in read_planned_clips(folder, again.shards[-1])] == ["clip-7"]
 
 
 def test_no_clips_are_no_shards(folder):
@@ -151,7 +190,7 @@ def test_a_plan_comes_back_as_it_was_saved(folder, plan):
 
 @pytest.mark.parametrize("rows", [1, 3, 4096])
 def test_a_plan_of_many_shards_loads_as_it_was_saved(folder, monkeypatch, rows):
-    monkeypatch.setattr("pipeline.store.plan._LOADED_ROWS", rows)
+    monkeypatch.setattr("pipeline.store.planned_shards._LOADED_ROWS", rows)
     shards = tuple(
         PlannedShard(
             index=index,

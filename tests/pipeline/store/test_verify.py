@@ -11,7 +11,8 @@ from pipeline.store.documents import read_json, sealed, write_json
 from pipeline.store.index import close_store, open_store
 from pipeline.store.latentshard import ParquetLatentWriter, TarLatentWriter
 from pipeline.store.ledger import commit_shard, read_ledger, write_index, write_outcomes
-from pipeline.store.plan import Plan, PlanCounts, PlannedShard
+from pipeline.store.plan import Plan, PlanCounts
+from pipeline.store.planned_shards import PlannedShard
 from pipeline.store.verify import check_shard, check_totals, open_any_store, stray_files
 from schemas.latent import latent_schema
 from schemas.metadata import (

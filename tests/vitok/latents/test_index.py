@@ -1,16 +1,20 @@
 """The index knows where each clip lies, and opens only a finished store of a known version that is whole."""
 
+import hashlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import metadata
 from vitok.latents import index
-from vitok.latents.index import LatentIndex, LatentShard, read_index
+from vitok.latents.index import LatentIndex, read_index
 
 
 @pytest.fixture
@@ -37,32 +41,58 @@ def test_the_reader_and_the_writer_agree_on_the_names():
 
 def test_shards_stand_in_plan_order_without_those_that_stored_nothing(url):
     found = read_index(url)
-    assert [(shard.grid, shard.num_clips) for shard in found.shards] == [
+    shards = [found.shard(number) for number in range(4)]
+    assert [(shard.grid, shard.num_clips) for shard in shards] == [
         ((1, 2, 2), 5),
         ((2, 2, 3), 3),
         ((1, 2, 2), 7),
         ((2, 2, 3), 4),
     ]
-    assert found.offsets == (0, 5, 8, 15, 19)
+    assert found.offsets.tolist() == [0, 5, 8, 15, 19]
+
+
+def test_a_shard_is_what_its_file_is(url):
+    found = read_index(url)
+    for shard in map(found.shard, range(4)):
+        data = (Path(url) / shard.path).read_bytes()
+        assert (shard.size_bytes, shard.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+@pytest.mark.parametrize(
+    "path", ["../x.parquet", "/etc/x.parquet", "a/../../x.tar", "x", ".hidden.tar", "a//x.tar", ""]
+)
+def test_a_path_that_could_leave_the_store_is_refused(path):
+    with pytest.raises(ValueError, match="no shard's names"):
+        index_of([3], path=path).shard(0)
+
+
+def index_of(counts, path="grid=1x1x1/shard-00000000.parquet"):
+    files = {"path": [path], "size_bytes": [1], "sha256": ["0" * 64]}
+    return LatentIndex(
+        document={},
+        grids=((1, 1, 1),),
+        bucket=np.zeros(len(counts), dtype=np.int64),
+        offsets=np.cumsum([0, *counts]),
+        files=pa.table({name: values * len(counts) for name, values in files.items()}),
+    )
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=8))
 def test_positions_and_places_are_one_to_one(counts):
-    shards = tuple(LatentShard(path="", grid=(1, 1, 1), num_clips=count) for count in counts)
-    offsets = tuple(sum(counts[:place]) for place in range(len(counts) + 1))
-    found = LatentIndex(document={}, shards=shards, offsets=offsets)
-    places = [found.locate(position) for position in range(sum(counts))]
-    assert places == [(shard, row) for shard, count in enumerate(counts) for row in range(count)]
+    found = index_of(counts)
+    shards, rows = found.locate(np.arange(sum(counts)))
+    expected = [(shard, row) for shard, count in enumerate(counts) for row in range(count)]
+    assert list(zip(shards.tolist(), rows.tolist(), strict=True)) == expected
     for outside in (-1, sum(counts)):
         with pytest.raises(IndexError, match=f"position {outside} is outside a store of {sum(counts)} clips"):
-            found.locate(outside)
+            found.locate(np.array([0, outside]))
 
 
 def test_a_store_without_clips_is_a_store(tmp_path, write_latent_store):
     found = read_index(write_latent_store(tmp_path / "empty", shards=[]).url)
-    assert (found.shards, found.offsets) == ((), (0,))
+    assert (found.grids, found.offsets.tolist()) == ((), [0])
     with pytest.raises(IndexError):
-        found.locate(0)
+        found.locate(np.array([0]))
 
 
 def test_a_folder_without_a_finished_store_is_refused(url, tmp_path):

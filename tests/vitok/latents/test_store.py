@@ -5,12 +5,15 @@ import shutil
 
 import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vitok.config import AutoEncoderConfig
+from vitok.latents.scan import named_columns
 from vitok.latents.store import LatentStore
 
 SMALL, LARGE = (1, 2, 2), (2, 2, 3)
@@ -222,8 +225,8 @@ def test_a_shard_that_lost_clips_is_refused_and_named(written, tmp_path, write_l
     write_latent_store(tmp_path / "fewer", form=form, dtype=written.dtype, shards=[(SMALL, 4)])
     shorter = next((tmp_path / "fewer").glob("grid=1x2x2/*")).read_bytes()
     store, name = damaged(written, tmp_path, lambda _: shorter)
-    for read in (lambda: list(store.batches(100)), lambda: store.take([4])):
-        with pytest.raises(ValueError, match=f"{name}: holds 4 clips, the index says 5"):
+    for read in (lambda: list(store.batches(100)), lambda: store.take([4]), lambda: list(store.dataset(batch_size=4))):
+        with pytest.raises(ValueError, match=f"{name}: (has {len(shorter)} bytes|holds 4 clips), the index says"):
             read()
 
 
@@ -231,5 +234,73 @@ def test_a_missing_shard_says_so(written, tmp_path):
     copy = tmp_path / "missing"
     shutil.copytree(written.url, copy)
     shutil.rmtree(copy / "grid=1x2x2")
-    with pytest.raises(FileNotFoundError):
-        LatentStore(str(copy)).take([0])
+    for read in (lambda store: store.take([0]), lambda store: list(store.dataset(batch_size=4))):
+        with pytest.raises(FileNotFoundError, match="grid=1x2x2"):
+            read(LatentStore(str(copy)))
+
+
+def test_the_schema_is_that_of_the_columns_beside_the_latents(store):
+    assert store.schema.names == list(store.columns) == list(store.take([0]).columns)
+    assert store.schema.field("clip_index").type == pa.int64()
+    assert not {"mean", "logvar"} & set(store.columns)
+
+
+def test_clips_are_found_by_key(store, written):
+    keys = random.Random(0).sample(written.keys, 9)
+    assert store.find([*keys, keys[0]]).tolist() == [written.keys.index(key) for key in [*keys, keys[0]]]
+    assert store.find([]).tolist() == []
+    with pytest.raises(KeyError, match="'nowhere'"):
+        store.find([keys[0], "nowhere"])
+
+
+def test_clips_are_found_by_a_condition_on_their_columns(store, written):
+    numbers = [int(key.removeprefix("clip-")) for key in written.keys]
+    for condition, meets in (
+        (pc.field("label") == "n1", lambda number: number % 3 == 1),
+        ((pc.field("clip_index") > 3) & pc.field("caption").is_valid(), lambda number: number > 3 and number % 2),
+        (pc.field("key").isin(["clip-4", "clip-12"]), lambda number: number in (4, 12)),
+        (pc.field("clip_index") > 99, lambda number: number > 99),
+    ):
+        found = store.where(condition).tolist()
+        assert found == [position for position, number in enumerate(numbers) if meets(number)]
+
+
+def test_only_the_columns_that_a_condition_names_are_read(store):
+    condition = (pc.field("label") == "n1") & (pc.field("clip_index") + pc.field("num_frames") > 3)
+    assert named_columns(condition, store.schema) == ["clip_index", "num_frames", "label"]
+    for wrong in (pc.field("colour") == 1, pc.scalar(True), pc.field("label") > 3, pc.field("mean") == b""):
+        with pytest.raises(ValueError, match="where: "):
+            store.where(wrong)
+
+
+def test_columns_are_taken_as_asked_for(store, written):
+    batch = store.take([0], columns=("label", "key"))
+    assert batch.columns == {"label": ["n0"], "key": [written.keys[0]]}
+    assert store.take([0], columns=()).columns == {}
+    with pytest.raises(ValueError, match="has no column 'colour'"):
+        store.take([0], columns=("colour",))
+
+
+def test_a_tokenizers_own_constants_normalise_where_it_has_them(tmp_path, write_latent_store, store):
+    with pytest.raises(ValueError, match=r'no normalisation of its own .*normalise by "corpus"'):
+        store.normalise(torch.zeros(4), by="tokenizer")
+    rule = {"mean": [0.0, 1.0, 2.0, 3.0], "std": [1.0, 2.0, 4.0, 8.0]}
+    foreign = {"fingerprint": "70ke", "config": {"adapter": "diffusers", "class": "AutoencoderKL"}}
+    written = write_latent_store(tmp_path / "foreign", tokenizer=foreign, normalisation={"tokenizer": rule})
+    other = LatentStore(written.url)
+    assert other.normalise(torch.ones(4), by="tokenizer").tolist() == [1.0, 0.0, -0.25, -0.25]
+    with pytest.raises(ValueError, match="made through the adapter 'diffusers'"):
+        other.tokenizer_config  # noqa: B018
+    (batch,) = other.dataset(batch_size=12, normalize="tokenizer", positions=np.arange(5))
+    expected = other.normalise(other.take(batch.position.numpy()).latents["mean"], by="tokenizer")
+    assert torch.equal(batch.latent, expected)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_dataset_of_a_remote_store_is_that_of_the_store_here(written, memory_copy, tmp_path, cached):
+    how = {"cache_dir": str(tmp_path / "cache")} if cached else {}
+    there, here = LatentStore(memory_copy(written.url), **how), LatentStore(written.url)
+    for batch, other in zip(*(store.dataset(batch_size=5, columns=("key",)) for store in (there, here)), strict=True):
+        assert batch.columns == other.columns
+        assert torch.equal(batch.latent, other.latent)
+    assert there.find(written.keys[3:5]).tolist() == [3, 4]

@@ -1,0 +1,1 @@
+"""A diffusion transformer over latents: configured, trained, sampled."""

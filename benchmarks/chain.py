@@ -54,9 +54,18 @@ def chain(folder: Path) -> dict[str, dict[str, float]]:
 def _run(job: str, output: Path, flags: list[str]) -> dict[str, float]:
     script = Path(__file__).parents[1] / "jobs" / f"{job}.py"
     subprocess.run([sys.executable, str(script), "--output", str(output), *flags], check=True, capture_output=True)
-    (path,) = output.glob("runs/*/record.json")
-    record = json.loads(path.read_bytes())
+    whole, *inner = [
+        json.loads(path.read_bytes())
+        for pattern in ("runs/*/record.json", "candidates/*/runs/*/record.json")  # an audit runs once a candidate
+        for path in output.glob(pattern)
+    ]
+    (record,) = inner or [whole]
     driver, workers = record["seconds"], record["counts"].get("workers", 1)
+    if inner:
+        driver |= {
+            name: driver.get(name, 0.0) + whole["seconds"].get(name, 0.0) for name in ("imports", "open", "fold")
+        }
+        driver["total"] = whole["seconds"]["total"]
     steps = {name: value / workers for name, value in record["worker_seconds"].items()}
     worked = sum(value for name, value in steps.items() if name not in ("weights", "commit"))
     stages = {

@@ -38,9 +38,9 @@ COMMANDS = {
 
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the environment of a job that was submitted."""
-_PLACES = frozenset(
-    ["input", "shards", "validation", "tokenizer", "latents", "store", "stores", "generator", "reference", "output"]
-    + ["first", "second"]
+_PLACES = (
+    *("input", "shards", "validation", "tokenizer", "latents", "store", "stores", "generator", "reference"),
+    *("first", "second", "output"),
 )
 """Flags that name a file or a folder."""
 
@@ -119,7 +119,7 @@ def _refuse_relative_paths(config: object) -> None:
     Raises:
         ValueError: A flag that names a place is a relative path.
     """
-    from vitok.adapters.foreign import is_function_name
+    from vitok.adapters.name import is_function_name
 
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)

@@ -41,7 +41,8 @@ runs of one plan."""
 
 AUDIT_FILE = "audit.json"
 """The record of an audit, beside the stores of its candidates: protocol_id, protocol (what two audits must agree in),
-candidates, reference, skipped, intervals, clips (where they were), and last a seal, as `store.json` has."""
+protocol_name, clips (where they were), intervals (what they are), edges (of the histograms' bins, by metric),
+candidates (name, settings, counts, metrics, slices, latents, ...), and a seal, as `store.json` has one."""
 
 SHARDS_PER_PLAN_FILE = 1000
 """Planned clips stand in `plan/clips-NNNNN.parquet`, one row group a shard, this many shards a file."""

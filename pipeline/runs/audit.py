@@ -67,7 +67,7 @@ def audit(config: AuditConfig, *, clock: StartClock | None = None) -> AuditResul
 
 
 def _reference(work: OpenAudit) -> Store | None:
-    """The originals' features; None: no metric compares with them."""
+    """Features of all originals, also of those that a candidate rejects; None: no metric compares with them."""
     from vitok.metrics.registry import METRICS, Kind
 
     compared = tuple(name for name in work.metrics if METRICS[name].kind is Kind.FRECHET)
@@ -102,7 +102,7 @@ def _run(work: OpenAudit, candidate: Candidate, metrics: tuple[str, ...]) -> Run
             features=tuple(dict.fromkeys(found for name in metrics if (found := METRICS[name].features) is not None)),
         ),
         workers=config.workers,
-        details={"candidate": {"name": candidate.name, **candidate.settings}},
+        details={"candidate": dict(candidate.settings)},
         make_sums=AuditSums,
         max_reject_fraction=config.max_reject_fraction,
     )
@@ -167,11 +167,11 @@ def _finish(work: OpenAudit, reference: Store | None, summaries: Sequence[RunSum
             "protocol_name": config.protocol,
             "clips": work.source.folder.url,
             "intervals": _intervals(config),
+            "edges": {name: ends.tolist() for name, ends in edges.items()},
             "candidates": [candidate_record(found, clips) for found in audited],
         },
     )
-    data = page_data(document, {name: ends.tolist() for name, ends in edges.items()}, _examples(work, audited))
-    write_audit_page(work.output, PAGE_FILE, data)
+    write_audit_page(work.output, PAGE_FILE, page_data(document, _examples(work, audited)))
     gated = [found for found in audited if found.candidate.kind == "tokenizer"] or audited
     failures = [
         failure

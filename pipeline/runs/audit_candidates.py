@@ -26,6 +26,8 @@ class Candidate:
 
     name: str
     """Unique in the audit."""
+    stem: str
+    """Begins the name of its folder; the same whatever other candidates there are."""
     kind: Literal["tokenizer", "codec", "original"]
     line: str = ""
     """Of a codec: that of its other settings."""
@@ -45,7 +47,7 @@ class Candidate:
         """Of its store, inside the audit's: named by what it is, so that another never goes on in its place."""
         if self.kind == "original":
             return "reference"
-        safe = re.sub(r"[^A-Za-z0-9._=-]+", "-", self.name).strip("-.")[:64]
+        safe = re.sub(r"[^A-Za-z0-9._=-]+", "-", self.stem).strip("-.")[:64]
         return f"candidates/{safe}-{fingerprint(self.settings)[:8]}"
 
 
@@ -55,6 +57,7 @@ def originals() -> Candidate:
 
     return Candidate(
         name="originals",
+        stem="reference",
         kind="original",
         detail="the clips themselves",
         settings={"kind": "original"},
@@ -105,6 +108,7 @@ def codec_candidates(
     candidates = [
         Candidate(
             name=f"{codec} {quality}",
+            stem=f"{codec}-{quality}",
             kind="codec",
             line=codec,
             detail=f"quality {quality}, frame by frame",
@@ -129,6 +133,7 @@ def codec_candidates(
             fingerprint(floats),
             Candidate(
                 name="bicubic" if len(tokenizers) == 1 else f"bicubic, floats of {tokenizer.name}",
+                stem="bicubic",
                 kind="codec",
                 line="bicubic",
                 detail=f"fewer pixels, at most as many numbers as {tokenizer.name}",
@@ -155,13 +160,18 @@ def short_names(urls: Sequence[str]) -> list[str]:
     return list(urls)
 
 
+def _last_part(url: str) -> str:
+    return url.rstrip("/").rpartition("/")[2]
+
+
 def _encoding(name: str, run: OpenedTokenizer, source: Store) -> Candidate:
-    from pipeline.stages.reconstruct_latents import TokenizerReconstructor
+    from pipeline.stages.reconstruct_latents import ENCODED_DTYPE, TokenizerReconstructor
 
     return Candidate(
         name=name,
+        stem=_last_part(run.tokenizer_url),
         kind="tokenizer",
-        detail=_detail(run),
+        detail=f"{_detail(run)}; bytes as {ENCODED_DTYPE}",
         settings={"kind": "tokenizer", "tokenizer": run.tokenizer_fingerprint, "latents": "encoded"},
         make=partial(TokenizerReconstructor, run.tokenizer_url),
         floats=_floats(run, source),
@@ -180,6 +190,7 @@ def _stored(name: str, run: OpenedTokenizer, source: Store, folder: Folder) -> C
     latent = cast(Mapping[str, object], store.document["latent"])
     return Candidate(
         name=name,
+        stem=_last_part(run.tokenizer_url),
         kind="tokenizer",
         detail=f"{_detail(run)}; latents as stored, {latent['dtype']}",
         settings={"kind": "tokenizer", "tokenizer": run.tokenizer_fingerprint, "latents": store.identity},

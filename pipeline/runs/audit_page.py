@@ -18,14 +18,11 @@ from pipeline.report.audit_data import (
 PAGE_FILE = "report.html"
 
 
-def page_data(
-    document: Mapping[str, object], edges: Mapping[str, Sequence[float]], examples: Sequence[AuditExample]
-) -> AuditData:
+def page_data(document: Mapping[str, object], examples: Sequence[AuditExample]) -> AuditData:
     """What the page shows.
 
     Args:
         document: `audit.json`.
-        edges: Of the bins of each metric's histogram.
         examples: Pictured clips.
     """
     entries = cast(Sequence[Mapping[str, object]], document["candidates"])
@@ -60,7 +57,7 @@ def page_data(
                     if name in (histograms := cast(Mapping[str, Sequence[int]], entry["histograms"]))
                 },
             )
-            for name, ends in edges.items()
+            for name, ends in cast(Mapping[str, Sequence[float]], document["edges"]).items()
         ],
         slices=[Slice(column=column, rows=list(_slice_rows(column, entries))) for column in columns],
         latents=list(_latents(entries)),

@@ -1,6 +1,5 @@
 """The protocol of an audit: everything that two must agree in before their numbers may stand beside each other."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -172,5 +171,5 @@ def protocol_of(
         "metrics": dict(metrics),
         "precision": precision,
         "device": device,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "versions": {name: version(name) for name in _PACKAGES},
     }

@@ -12,6 +12,7 @@ from pipeline.store.index import IndexRow, Store, open_store
 from pipeline.store.plan import Plan, PlanCounts
 from pipeline.store.planned_shards import PlannedShard, group_sources
 from schemas.metadata import CLIP_STORE_FORMAT
+from vitok.adapters.name import is_function_name
 from vitok.config import Tubelet
 
 if TYPE_CHECKING:  # torch, which flags do without
@@ -155,14 +156,13 @@ def open_tokenizer(config: TokenizerRunConfig, source: Store | None = None, *, f
         ValueError: It cannot be used, or the clips do not fit it.
         FileNotFoundError: There is none.
     """
-    from vitok.adapters.foreign import is_function_name
     from vitok.adapters.load import load_adapter
     from vitok.adapters.own import OwnAdapter
 
-    tokenizer_url = config.tokenizer if is_function_name(config.tokenizer) else Folder(config.tokenizer).url
-    adapter = load_adapter(tokenizer_url)
+    url = tokenizer_url(config.tokenizer)
+    adapter = load_adapter(url)
     if source is not None and isinstance(adapter, OwnAdapter):
-        check_tubelet(source, str(adapter.tubelet), f"the tokenizer {tokenizer_url}", finer=finer)
+        check_tubelet(source, str(adapter.tubelet), f"the tokenizer {url}", finer=finer)
     try:
         description = adapter.describe(set() if source is None else clip_shapes(source))
     except ValueError as error:
@@ -170,12 +170,17 @@ def open_tokenizer(config: TokenizerRunConfig, source: Store | None = None, *, f
         raise ValueError(f"--tokenizer {config.tokenizer} for {clips}: {error}") from error
     return OpenedTokenizer(
         output=Folder(config.output),
-        tokenizer_url=tokenizer_url,
+        tokenizer_url=url,
         tokenizer_fingerprint=adapter.fingerprint,
         description=description,
         inference=config.inference(),
         config=config,
     )
+
+
+def tokenizer_url(name: str) -> str:
+    """What `load_adapter` finds a tokenizer by wherever a worker is: a full path or URL, or module:function."""
+    return name if is_function_name(name) else Folder(name).url
 
 
 def check_tubelet(source: Store, tubelet: str, owner: str, *, finer: bool = False) -> None:

@@ -18,7 +18,7 @@ from pipeline.runs.clips import (
     passed_columns,
 )
 from pipeline.runs.grow_latents import append_clip_shards, clip_differences, has_clips
-from pipeline.runs.grow_media import append_media
+from pipeline.runs.grow_media import append_media, joined_columns
 from pipeline.runs.planned import Append, Job, RunSummary, run_planned
 from pipeline.runs.prepare import list_corpus, media_identity, prepare_workers, report_listing
 from pipeline.runs.record import StartClock
@@ -131,6 +131,7 @@ def _clips(config: EncodeConfig, run: OpenedTokenizer) -> Iterator[_Clips]:
     listing = list_corpus(config.input, flags.inputs)
     with MediaSpool(listing, protocol) as spool:
         report_listing("encode", spool, listing)
+        columns = joined_columns(run.output, listing.column_types) if config.append else listing.column_types
 
         def make_plan(identity: Mapping[str, object]) -> Plan:
             return plan_clips(
@@ -148,7 +149,7 @@ def _clips(config: EncodeConfig, run: OpenedTokenizer) -> Iterator[_Clips]:
         def append(identity: Mapping[str, object], _: Mapping[str, object]) -> Append:
             return append_media(
                 spool,
-                listing,
+                listing.damaged,
                 run.output,
                 protocol,
                 job="encode",
@@ -159,9 +160,9 @@ def _clips(config: EncodeConfig, run: OpenedTokenizer) -> Iterator[_Clips]:
 
         yield _Clips(
             source=MediaClips(run.output, protocol, policy),
-            identity=media_identity(spool, listing, protocol),
+            identity=media_identity(spool, columns, protocol),
             preprocessing=protocol.to_json(),
-            columns=listing.column_types,
+            columns=columns,
             make_plan=make_plan,
             append=append,
         )

@@ -7,7 +7,6 @@ from itertools import compress
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.media.listing import MediaListing
 from pipeline.media.reject import RejectClip
 from pipeline.media.repeats import Repeats
 from pipeline.media.retry import RetryPolicy
@@ -26,9 +25,17 @@ from schemas.metadata import PLAN_OUTCOMES_FILE, differences
 logger = logging.getLogger(__name__)
 
 
+def joined_columns(output: Folder, columns: Mapping[str, str]) -> dict[str, str]:
+    """Pass-through columns of a store, by name and type, with those of media that are to be appended to it."""
+    plan = Plan.load(output)
+    stored = {} if plan is None else plan.identity.get("columns", {})
+    assert isinstance(stored, dict)
+    return stored | dict(columns)
+
+
 def append_media(
     spool: MediaSpool,
-    listing: MediaListing,
+    damaged: Mapping[str, RejectClip],
     output: Folder,
     protocol: ClipProtocol,
     *,
@@ -45,25 +52,22 @@ def append_media(
 
     Args:
         spool: What the inputs name.
-        listing: That it was made of.
+        damaged: Containers that could not be listed to their end, and why.
         output: The store.
         protocol: How clips are made.
         job: Of the store.
-        identity: Of a plan over all that the inputs name.
+        identity: Of a plan over all that the inputs name, with `joined_columns`.
         policy: How media are read.
         num_workers: Of the probe; called with Ray connected.
     """
 
     def lines(plan: Plan) -> Sequence[str]:
-        columns = plan.identity.get("columns", {})
-        assert isinstance(columns, dict)
-        now = {"job": job, **identity, "columns": columns | listing.column_types, "media": plan.identity.get("media")}
-        return differences({"job": plan.job, **plan.identity}, now)
+        return plan.differences(job, dict(identity) | {"media": plan.identity.get("media")})
 
     def grow(plan: Plan) -> Plan | None:
         is_new = _new_media(plan, output, spool)
-        damaged = _new_damage(plan, output, listing.damaged)
-        if not is_new.any() and not damaged:
+        newly_damaged = _new_damage(plan, output, damaged)
+        if not is_new.any() and not newly_damaged:
             return None
         connect()
         with MediaSpool(compress(spool, is_new), protocol) as added:
@@ -71,7 +75,7 @@ def append_media(
             return append_clips(
                 plan,
                 added,
-                damaged,
+                newly_damaged,
                 output,
                 protocol,
                 identity=dict(plan.identity) | {"media": {"count": len(added), "sha256": added.sha256}},

@@ -9,7 +9,7 @@ from pipeline.media.retry import RetryPolicy
 from pipeline.runs.clip_flags import InputFlags
 from pipeline.runs.clip_plan import plan_clips
 from pipeline.runs.cluster import default_workers
-from pipeline.runs.grow_media import append_media
+from pipeline.runs.grow_media import append_media, joined_columns
 from pipeline.runs.planned import Job, RunSummary, run_planned
 from pipeline.runs.prepare_config import PrepareConfig
 from pipeline.runs.record import StartClock
@@ -53,11 +53,11 @@ def report_listing(job: str, spool: MediaSpool, listing: MediaListing) -> None:
         logger.info("%s: not media: %s; named again: %d", job, dict(listing.ignored), len(spool.repeated))
 
 
-def media_identity(spool: MediaSpool, listing: MediaListing, protocol: ClipProtocol) -> dict[str, object]:
+def media_identity(spool: MediaSpool, columns: Mapping[str, str], protocol: ClipProtocol) -> dict[str, object]:
     """What of media, and of the clips made of them, can change a byte of any store of theirs."""
     return {
         "media": {"count": len(spool), "sha256": spool.sha256},
-        "columns": listing.column_types,
+        "columns": columns,
         "preprocessing": protocol.to_json(),
     }
 
@@ -67,15 +67,15 @@ def prepare_spool(
 ) -> RunSummary:
     """The job over media that are already listed: all of a listing, or some of it."""
     output, protocol = Folder(config.output), config.protocol()
+    columns = joined_columns(output, listing.column_types) if config.append else listing.column_types
     identity = {
         "format_version": FORMAT_VERSION,
-        **media_identity(spool, listing, protocol),
+        **media_identity(spool, columns, protocol),
         "shard_size": config.shard_size,
     }
-
     append = append_media(
         spool,
-        listing,
+        listing.damaged,
         output,
         protocol,
         job="prepare",

@@ -7,6 +7,7 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.media.bucket import bucket_name
+from pipeline.runs.clips import tokenizer_url
 from pipeline.runs.cluster import default_workers
 from pipeline.runs.planned import Job, RunSummary, run_planned
 from pipeline.runs.record import StartClock
@@ -116,7 +117,6 @@ def sample(config: SampleConfig, *, clock: StartClock | None = None) -> SampleRe
     """
     from pipeline.stages.sample import SampleShard
     from pipeline.stages.tokenizer import Inference
-    from vitok.adapters.foreign import is_function_name
     from vitok.adapters.load import load_adapter
     from vitok.generator.checkpoint import load_generator
     from vitok.generator.sampler import SampleSettings
@@ -124,16 +124,16 @@ def sample(config: SampleConfig, *, clock: StartClock | None = None) -> SampleRe
     metrics, reference = _scores_of(config)
     output, generator_url = Folder(config.output), Folder(config.generator).url
     generator = load_generator(generator_url)
-    tokenizer_url = config.tokenizer if is_function_name(config.tokenizer) else Folder(config.tokenizer).url
-    adapter = load_adapter(tokenizer_url)
+    url = tokenizer_url(config.tokenizer)
+    adapter = load_adapter(url)
     if adapter.fingerprint != generator.config.tokenizer_fingerprint:
         raise ValueError(
-            f"--tokenizer: {tokenizer_url} has the fingerprint {adapter.fingerprint}, the generator makes latents of "
+            f"--tokenizer: {url} has the fingerprint {adapter.fingerprint}, the generator makes latents of "
             f"{generator.config.tokenizer_fingerprint}: give that tokenizer"
         )
     tubelet = adapter.describe(set()).tubelet
     if tubelet is None:
-        raise ValueError(f"--tokenizer: {tokenizer_url} does not tell its tubelet, which a store of its clips needs")
+        raise ValueError(f"--tokenizer: {url} does not tell its tubelet, which a store of its clips needs")
     settings = SampleSettings(
         num_steps=config.steps, guidance=config.guidance, solver=config.solver or None, batch_size=config.batch_size
     )
@@ -181,7 +181,7 @@ def sample(config: SampleConfig, *, clock: StartClock | None = None) -> SampleRe
                 SampleShard,
                 output=output,
                 generator_url=generator_url,
-                tokenizer_url=tokenizer_url,
+                tokenizer_url=url,
                 order=order,
                 settings=settings,
                 inference=inference,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from pipeline.runs.clips import clip_shapes, passed_columns
+from pipeline.runs.clips import clip_shapes, passed_columns, tokenizer_url
 from pipeline.store.documents import read_json
 from pipeline.store.files import Folder
 from pipeline.store.index import IndexRow, Store, earlier_states, is_closed, open_store
@@ -51,10 +51,9 @@ def why_stale(config: StaleConfig) -> list[str]:
 
 def _described(name: str, source: Store | None) -> dict[str, object]:
     """What `store.json` would say of a tokenizer."""
-    from vitok.adapters.foreign import is_function_name
     from vitok.adapters.load import load_adapter
 
-    adapter = load_adapter(name if is_function_name(name) else Folder(name).url)
+    adapter = load_adapter(tokenizer_url(name))
     described = adapter.describe(set() if source is None else clip_shapes(source))
     return {"fingerprint": adapter.fingerprint, "config": dict(described.config)}
 

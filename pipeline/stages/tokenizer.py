@@ -1,15 +1,13 @@
 """An auto-encoder at work on clips: fixed batches in, arrays out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
-from pipeline.store.clipshard import Clip, read_clips
-from pipeline.store.files import Folder
-from pipeline.store.planned_shards import PlannedShard
+from pipeline.store.clipshard import Clip
 from vitok.adapters.load import load_adapter
 from vitok.model.posterior import Posterior
 from vitok.pixels import from_uint8
@@ -42,19 +40,6 @@ class Tokenizer:
         torch.set_num_threads(inference.threads)
         self.inference = inference
         self._adapter = load_adapter(url, device=inference.device)
-
-    def batches(self, source: Folder, shard: PlannedShard) -> Iterator[list[Clip]]:
-        """The clips of a planned shard in fixed chunks of `batch_size`, across the clip shards it is made of."""
-        chunk: list[Clip] = []
-        for path in shard.sources:
-            with source.open(path) as stream:
-                for clip in read_clips(stream, where=source.path(path)):
-                    chunk.append(clip)
-                    if len(chunk) == self.inference.batch_size:
-                        yield chunk
-                        chunk = []
-        if chunk:
-            yield chunk
 
     @torch.inference_mode()
     def encode(self, clips: Sequence[Clip]) -> Posterior:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.runs.clips import tokenizer_url
 from pipeline.runs.record import StartClock
 from pipeline.store.files import Folder
 from pipeline.training.fit import Trained, Training, train_once
@@ -133,10 +134,9 @@ def _tokenizer_of(config: GeneratorTrainConfig, store: "LatentStore") -> str:
     Raises:
         ValueError: It is not the one that made the store.
     """
-    from vitok.adapters.foreign import is_function_name
     from vitok.adapters.load import load_adapter
 
-    url = config.tokenizer if is_function_name(config.tokenizer) else Folder(config.tokenizer).url
+    url = tokenizer_url(config.tokenizer)
     found = load_adapter(url).fingerprint
     if found != store.tokenizer_fingerprint:
         raise ValueError(

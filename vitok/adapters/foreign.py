@@ -4,7 +4,6 @@ Axes: B batch, T' x H' x W' the grid of latents, K latent channels.
 """
 
 import importlib
-import re
 from collections.abc import Collection
 
 import torch
@@ -98,15 +97,6 @@ class ForeignAdapter:
             tubelet=None,
             grid_of=grids.__getitem__,
         )
-
-
-def is_function_name(text: str) -> bool:
-    """Whether a text is "module:function"; a path or URL never is, having a slash behind its colon.
-
-    >>> is_function_name("my_package.vae:build"), is_function_name("s3://bucket/vae")
-    (True, False)
-    """
-    return re.fullmatch(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*", text) is not None
 
 
 def load_foreign(name: str, *, device: str) -> ForeignAdapter:

@@ -5,7 +5,8 @@ from importlib.util import find_spec
 
 import fsspec
 
-from vitok.adapters.foreign import is_function_name, load_foreign
+from vitok.adapters.foreign import load_foreign
+from vitok.adapters.name import is_function_name
 from vitok.adapters.own import OwnAdapter
 from vitok.adapters.protocol import DescribedAdapter
 from vitok.model.checkpoint import load_checkpoint

@@ -105,17 +105,25 @@ class ShardCache:
             raise ValueError(f"{shard.path}: sha256 is {digest.hexdigest()}, the index says {shard.sha256}: damaged")
 
     def _take_room(self, part: Path, size_bytes: int) -> bool:
-        """Make a file of so many bytes, which count from now on; False: there is no room even without all that may go."""
+        """Make a file of so many bytes, which count from now on; False: there is no room for it yet."""
         with self._locked("room"):
             part.unlink(missing_ok=True)
-            if not self._make_room(size_bytes):
+            if not self._make_room(size_bytes, mine=part.name[:2]):
                 return False
             part.touch()
             os.truncate(part, size_bytes)
         return True
 
-    def _make_room(self, size_bytes: int) -> bool:
-        """Remove files until so many bytes more are within the limit; those that a killed process left too."""
+    def _make_room(self, size_bytes: int, *, mine: str) -> bool:
+        """Remove files until so many bytes more are within the limit; those that a killed process left too.
+
+        Args:
+            size_bytes: That are to come.
+            mine: The lock that is held for them.
+
+        Returns:
+            Whether they are. What is being fetched cannot be removed.
+        """
         found = []
         for entry in os.scandir(self._folder):
             if _NAME.fullmatch(entry.name):
@@ -126,7 +134,7 @@ class ShardCache:
         for _, size, path in sorted(found):
             if excess <= 0:
                 break
-            if path.suffix == _PART:
+            if path.suffix == _PART and path.name[:2] != mine:
                 # Its writer holds the lock: if nobody does, nobody will go on with it.
                 with contextlib.suppress(BlockingIOError), self._locked(path.name[:2], wait=False):
                     path.unlink(missing_ok=True)

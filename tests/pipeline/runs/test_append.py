@@ -39,6 +39,13 @@ def encoded(clips, tokenizer, output, **changes):
     return encode(EncodeConfig(shards=str(clips), tokenizer=tokenizer, output=str(output), **flags | changes))
 
 
+def one_pass(inputs, tokenizer, output, **changes):
+    flags = {"shard_size": 2, "batch_size": 2, "num_workers": 1}
+    clips = ClipFlags(resolution=32, num_frames=4, fps="2")
+    inputs = tuple(map(str, inputs))
+    return encode(EncodeConfig(input=inputs, tokenizer=tokenizer, output=str(output), clips=clips, **flags | changes))
+
+
 def copied(corpus, folder, names):
     folder.mkdir(exist_ok=True)
     for name in names:
@@ -177,7 +184,7 @@ def test_other_flags_and_an_absent_store_are_refused(media, first, tmp_path):
         prepared(media, first, append=True, dry_run=True)
 
 
-def test_new_columns_are_refused_and_absent_ones_are_null(corpus, ray_here, tmp_path):
+def test_new_columns_are_refused_and_absent_ones_are_null(corpus, ray_here, tokenizer, tmp_path):
     def listed(name, rows):
         path = tmp_path / name
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -189,6 +196,11 @@ def test_new_columns_are_refused_and_absent_ones_are_null(corpus, ray_here, tmp_
     with pytest.raises(RunRefusedError, match=r"columns\.score: 'int64', now 'string'"):
         prepared([worded], tmp_path / "clips", append=True)
     assert prepared([corpus / "camera.png"], tmp_path / "clips", append=True).stored == 2
+    assert json.loads((tmp_path / "clips" / STORE_FILE).read_bytes())["columns"] == {"score": "int64"}
+
+    one_pass([scored], tokenizer, tmp_path / "latents")
+    one_pass([corpus / "camera.png"], tokenizer, tmp_path / "latents", append=True)
+    assert [cells["score"] for cells, _ in rows_of(tmp_path / "latents").values()] == [1, None]
 
 
 def test_appended_latents_are_those_of_one_run(whole, grown_latents, latents, tokenizer, digests, tmp_path):
@@ -225,19 +237,11 @@ def test_what_does_not_go_with_a_latent_store_is_refused_line_by_line(media, lat
 
 
 def test_media_are_appended_to_a_store_of_one_pass(media, tokenizer, digests, tmp_path):
-    def one_pass(inputs, output, **changes):
-        flags = {"shard_size": 2, "batch_size": 2, "num_workers": 1}
-        clips = ClipFlags(resolution=32, num_frames=4, fps="2")
-        inputs = tuple(map(str, inputs))
-        return encode(
-            EncodeConfig(input=inputs, tokenizer=tokenizer, output=str(output), clips=clips, **flags | changes)
-        )
-
-    one_pass(media[:1], tmp_path / "grown")
+    one_pass(media[:1], tokenizer, tmp_path / "grown")
     before = digests(tmp_path / "grown")
-    one_pass(media, tmp_path / "grown", append=True)
+    one_pass(media, tokenizer, tmp_path / "grown", append=True)
     assert changed_files(before, digests(tmp_path / "grown")) == {PLAN_FILE, STORE_FILE}
-    one_pass(media, tmp_path / "whole")
+    one_pass(media, tokenizer, tmp_path / "whole")
     assert_same_rows(rows_of(tmp_path / "whole"), rows_of(tmp_path / "grown"))
     assert verify(VerifyConfig(store=str(tmp_path / "grown"))).problems == []
 

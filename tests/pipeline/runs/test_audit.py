@@ -38,8 +38,8 @@ pytestmark = pytest.mark.cluster
 
 CLIPS, SHARDS = 16, 4
 """Six photographs and ten clips."""
-RUN_KEYS = ("clips_per_second", "store")
-"""Of a candidate's entry, what differs between two runs of one plan."""
+RUN_KEYS = ("clips_per_second", "store", "histograms")
+"""Of a candidate's entry, what hangs on the run, on the plan's identity, and on the bins of all candidates."""
 
 
 def prepared(media, output, **changes):
@@ -64,7 +64,7 @@ def every_clip(store):
 
 
 def entries(output):
-    """Candidates of the record by name, without what differs between two runs of one plan."""
+    """Candidates of the record by name, without `RUN_KEYS`."""
     found = {entry["name"]: dict(entry) for entry in read_record(str(output))["candidates"]}
     for entry in found.values():
         for key in RUN_KEYS:
@@ -98,7 +98,10 @@ def test_the_record_says_what_was_measured(done, clips, tokenizer):
     assert model["gmac_per_clip"] > 0
     assert record["candidates"][0]["clips_per_second"] > 0
     assert len(model["latents"]["std"]) == 4
+    histograms = {entry["name"]: entry["histograms"] for entry in record["candidates"]}
+    assert len(record["edges"]["psnr"]) == len(histograms["jpeg 30"]["psnr"]) + 1
     for entry in found.values():
+        assert sum(histograms[entry["name"]]["psnr"]) == CLIPS
         assert entry["metrics"]["psnr"]["low"] < entry["metrics"]["psnr"]["value"] < entry["metrics"]["psnr"]["high"]
         for parts in entry["slices"].values():
             assert sum(part["clips"] for part in parts.values()) == CLIPS

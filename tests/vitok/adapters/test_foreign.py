@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tests.vitok.adapters.models import Wrong
-from vitok.adapters.foreign import ForeignAdapter, is_function_name
+from vitok.adapters.foreign import ForeignAdapter
 from vitok.adapters.load import load_adapter
+from vitok.adapters.name import is_function_name
 from vitok.config import Grid
 from vitok.model.posterior import Posterior
 

@@ -166,6 +166,13 @@ def test_a_writer_killed_in_the_midst_leaves_nothing_that_is_read(tmp_path, shar
     assert read(cache, shards[0][0], source) == shards[0][1]
 
 
+def test_what_a_killed_writer_left_under_the_same_lock_is_no_hindrance(tmp_path, shards, source):
+    entry, data = shards[0]
+    (tmp_path / f"{entry.sha256[:2]}{'0' * 62}.parquet.part").write_bytes(bytes(SIZE))
+    assert read(ShardCache(str(tmp_path), limit_bytes=SIZE), entry, source) == data
+    assert held(tmp_path) == SIZE
+
+
 def fetch(folder, results):
     class Slow(Folder):
         def open_stream(self, path):

@@ -19,6 +19,7 @@ from pipeline.media.reject import RejectClip
 from pipeline.stages.clip_source import StoredClips, in_batches, read_ahead
 from pipeline.stages.latent_health import LatentSums
 from pipeline.stages.stage import ShardReport, StepClock, reject_clip
+from pipeline.stages.tokenizer import Inference
 from pipeline.store.clipshard import Clip
 from pipeline.store.files import Folder
 from pipeline.store.ledger import OutcomeRow, commit_shard
@@ -73,8 +74,7 @@ class ReconstructShard:
         source: Folder,
         output: Folder,
         make_reconstructor: Callable[[], Reconstructor],
-        batch_size: int,
-        device: str,
+        inference: Inference,
         passed: Mapping[str, str],
         metrics: tuple[str, ...],
         features: tuple[str, ...],
@@ -85,20 +85,20 @@ class ReconstructShard:
             source: Of the clip shards.
             output: Of the audit's.
             make_reconstructor: Called once.
-            batch_size: Clips that are reconstructed together.
-            device: Where clips are measured.
+            inference: How the networks run, also those that measure; so many clips are reconstructed together.
             passed: Pass-through columns that go into the rows, by name and type.
             metrics: Names.
             features: Names of the sets of features to write: those of the metrics, or some of them.
         """
         clock = StepClock()
+        torch.set_num_threads(inference.threads)
         with clock.step("weights"):
             self._reconstructor = make_reconstructor()
-            self._measures = Measures(metrics, device=torch.device(device))
+            self._measures = Measures(metrics, device=torch.device(inference.device))
         self._start_seconds = clock.seconds
         self._source = source
         self._output = output
-        self._batch_size = batch_size
+        self._batch_size = inference.batch_size
         self._passed = passed
         self._metrics = metrics
         self._features = features

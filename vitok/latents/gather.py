@@ -55,7 +55,7 @@ class Gatherer:
         Raises:
             ValueError: A shard is damaged; it is named.
         """
-        for key in [key for key in self._blocks if key[1] <= plan.windows.get(key[0], 0)]:
+        for key in [key for key in self._blocks if key[1] < plan.windows.get(key[0], 0)]:
             del self._blocks[key]
         form, shape = self._form, (len(plan.row), *plan.grid, self._channels)
         moments = {name: torch.empty(shape, dtype=self._dtype) for name in form.moments}

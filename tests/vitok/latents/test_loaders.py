@@ -56,7 +56,7 @@ def test_a_run_goes_on_from_the_state_of_its_last_batch_however_far_its_loader_r
     del loader
     resumed = make()
     resumed.load_state_dict(json.loads(json.dumps(seen[-1].state)))
-    rest = told(DataLoader(resumed, batch_size=None, num_workers=1))
+    rest = told(DataLoader(resumed, batch_size=None, num_workers=2))
     assert told(seen) + rest == whole
 
 

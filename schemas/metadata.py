@@ -33,7 +33,8 @@ PLAN_OUTCOMES_FILE = "plan/outcomes.parquet"
 """Media that ended while planning: no shard holds a clip of theirs."""
 
 CLAIM_FILE = "claim.json"
-"""Present while a run writes here: who holds the folder."""
+"""Present while a run writes here: who holds the folder. On object stores with `claim/` beside it: who succeeded whom, and
+the holder's beat (`pipeline.store.lease`)."""
 
 RUNS_FOLDER = "runs"
 """One folder a run: config.json (resolved) and record.json (times, counts). The only files that differ between two

@@ -13,9 +13,9 @@ AUDIT_RECORD_FORMAT = "vitok-audit-record"
 STORE_FILE = "store.json"
 """Written last: a folder with it is a finished store. Keys: format, format_version, fingerprint, counts, buckets,
 plan_sha256 (of plan.json), index and, by format: preprocessing, columns (clips); tokenizer, latent, preprocessing,
-columns, normalisation (latents; its `tokenizer` is the mean and std by channel that the tokenizer's authors state, absent
-where they state none); candidate, audit (audits). `columns` are the pass-through ones, by name and type. Last comes
-seal: the sha256 of the canonical JSON of all other keys."""
+columns, normalisation (latents; its `tokenizer` is the mean and std by channel that the tokenizer's authors state,
+absent where they state none); candidate, audit (audits). `columns` are the pass-through ones, by name and type. Last
+comes seal: the sha256 of the canonical JSON of all other keys."""
 
 INDEX_FILE = "index.parquet"
 """The ledger folded into one table (schemas.manifest.INDEX_SCHEMA); `store.json` has its path and sha256. A store that
@@ -33,8 +33,8 @@ PLAN_OUTCOMES_FILE = "plan/outcomes.parquet"
 """Media that ended while planning: no shard holds a clip of theirs."""
 
 CLAIM_FILE = "claim.json"
-"""Present while a run writes here: who holds the folder. On object stores with `claim/` beside it: who succeeded whom, and
-the holder's beat (`pipeline.store.lease`)."""
+"""Present while a run writes here: who holds the folder. On object stores with `claim/` beside it: who succeeded whom,
+and the holder's beat (`pipeline.store.lease`)."""
 
 RUNS_FOLDER = "runs"
 """One folder a run: config.json (resolved) and record.json (times, counts). The only files that differ between two

@@ -101,12 +101,14 @@ def linear_ticks(low: float, high: float) -> list[float]:
 
 
 def _drawn(chart: Chart) -> Markup:
-    x = _scale([v for mark in chart.marks for v in mark.x], _LEFT, _WIDTH - _RIGHT, is_log=chart.log_x)
+    wide = [v for mark in chart.marks for v in mark.x]
+    wide += [v + half for mark in chart.marks if mark.form == "bars" for v in mark.x for half in (-0.5, 0.5)]
+    x = _scale(wide, _LEFT, _WIDTH - _RIGHT, is_log=chart.log_x)
     if chart.categories:
         x = _Scale(low=-0.5, high=len(chart.categories) - 0.5, start=_LEFT, end=_WIDTH - _RIGHT, is_log=False)
     tall = [v for mark in chart.marks for v in (*mark.y, *mark.low, *mark.high)]
-    tall += [0.0 for mark in chart.marks if mark.form in ("bars", "steps")]
-    y = _scale(tall, _HEIGHT - _BOTTOM, _TOP, is_log=chart.log_y)
+    stands = any(mark.form in ("bars", "steps") for mark in chart.marks)
+    y = _scale([*tall, *[0.0] * stands], _HEIGHT - _BOTTOM, _TOP, is_log=chart.log_y, stands=stands)
     label = Markup("{}: {} over {}").format(chart.title, chart.y_label, chart.x_label)
     parts = [Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">').format(_WIDTH, _HEIGHT, label)]
     parts += _frame(chart, x, y)
@@ -117,17 +119,25 @@ def _drawn(chart: Chart) -> Markup:
     return Markup("").join([*parts, Markup("</svg>")])
 
 
-def _scale(values: Sequence[float], start: float, end: float, *, is_log: bool) -> _Scale:
-    """From the smallest to the largest of the values that can be shown, with a little room."""
+def _scale(values: Sequence[float], start: float, end: float, *, is_log: bool, stands: bool = False) -> _Scale:
+    """From the smallest to the largest of the values that can be shown, with a little room.
+
+    Args:
+        values: Finite or not.
+        start: Place of the axis's lower end in the picture.
+        end: Of its upper end.
+        is_log: Whether equal distances are equal ratios.
+        stands: What is drawn stands on zero: there is no room below it.
+    """
     shown = [value for value in values if math.isfinite(value) and (value > 0 or not is_log)]
     low, high = (min(shown), max(shown)) if shown else (1.0, 2.0)
     if is_log:
         room = (high / low) ** _ROOM if high > low else 2.0
         return _Scale(low=low / room, high=high * room, start=start, end=end, is_log=True)
     room = _ROOM * (high - low) or abs(high) * _ROOM or 1.0
-    # What rests on zero stands on the frame.
-    bottom = low if low == 0.0 else low - room
-    return _Scale(low=bottom, high=high + room, start=start, end=end, is_log=False)
+    return _Scale(
+        low=0.0 if stands and low == 0.0 else low - room, high=high + room, start=start, end=end, is_log=False
+    )
 
 
 def _frame(chart: Chart, x: _Scale, y: _Scale) -> list[Markup]:

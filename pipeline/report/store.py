@@ -12,9 +12,9 @@ from pipeline.report.tables import Cell, Column, Table, number, word
 from pipeline.store.documents import canonical_json
 from pipeline.store.files import Folder
 from pipeline.store.index import Store
-from schemas.metadata import LATENT_STORE_FORMAT
+from schemas.metadata import CLIP_STORE_FORMAT, LATENT_STORE_FORMAT
 
-_TITLES = {True: "Latent store", False: "Clip store"}
+_TITLES: Mapping[str, str] = {CLIP_STORE_FORMAT: "Clip store", LATENT_STORE_FORMAT: "Latent store"}
 _LATENTS_NOTE = (
     "Red, green and blue of a latent's picture are the first three principal components of the values of all latents "
     "shown here, a token a pixel."
@@ -56,7 +56,9 @@ def write_store_page(output: Folder, path: str, store: Store, *, clips: Store | 
         "runs": _runs(store),
         "record": canonical_json(document).decode(),
     }
-    write_page(output, path, template="store.html.j2", title=_TITLES[is_latent], films=films, content=content)
+    write_page(
+        output, path, template="store.html.j2", title=_TITLES[str(document["format"])], films=films, content=content
+    )
 
 
 def _facts(store: Store, *, is_latent: bool) -> list[tuple[str, str]]:

@@ -213,9 +213,8 @@ def write_study(
         "paper": {name: asdict(fit) for name, fit in PAPER_FITS.items()},
         "failed": failed,
     }
-    panels = panels_of(points)
     content = {
-        "charts": [_chart(panel) for panel in panels],
+        "charts": [_chart(panel) for panel in panels_of(points)],
         "fits": _fit_table(fits),
         "points": _point_table(points),
         "protocol": protocol,
@@ -223,7 +222,7 @@ def write_study(
         "record": canonical_json(document).decode(),
     }
     write_json(folder, STUDY_FILE, document)
-    folder.write_bytes(FIGURE_FILE, scatter_with_fits(panels).png)
+    folder.write_bytes(FIGURE_FILE, draw_study(points).png)
     write_page(folder, PAGE_FILE, template="study.html.j2", title="Study of tokenizers", films=Films(), content=content)
 
 

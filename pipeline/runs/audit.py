@@ -81,7 +81,6 @@ def _reference(work: OpenAudit) -> Store | None:
 def _run(work: OpenAudit, candidate: Candidate, metrics: tuple[str, ...]) -> RunSummary:
     """Put the clips through a candidate."""
     from pipeline.stages.reconstruct import ReconstructShard
-    from vitok.metrics.registry import METRICS
 
     config, output = work.config, work.output.subfolder(candidate.folder)
     inference = config.inference()
@@ -98,7 +97,6 @@ def _run(work: OpenAudit, candidate: Candidate, metrics: tuple[str, ...]) -> Run
             inference=inference,
             passed=work.passed,
             metrics=metrics,
-            features=tuple(dict.fromkeys(found for name in metrics if (found := METRICS[name].features) is not None)),
         ),
         workers=config.workers,
         details={"candidate": dict(candidate.settings)},

@@ -77,7 +77,6 @@ class ReconstructShard:
         inference: Inference,
         passed: Mapping[str, str],
         metrics: tuple[str, ...],
-        features: tuple[str, ...],
     ) -> None:
         """Load all that measures, and what reconstructs.
 
@@ -88,7 +87,6 @@ class ReconstructShard:
             inference: How the networks run, also those that measure; so many clips are reconstructed together.
             passed: Pass-through columns that go into the rows, by name and type.
             metrics: Names.
-            features: Names of the sets of features to write: those of the metrics, or some of them.
         """
         clock = StepClock()
         torch.set_num_threads(inference.threads)
@@ -101,7 +99,6 @@ class ReconstructShard:
         self._batch_size = inference.batch_size
         self._passed = passed
         self._metrics = metrics
-        self._features = features
 
     def __call__(self, shard: PlannedShard) -> ShardReport:
         """Reconstruct, measure, write and commit one shard."""
@@ -173,13 +170,8 @@ class ReconstructShard:
             if METRICS[name].unfit(num_frames=num_frames, height=height, width=width) is None
         )
 
-    def _sets(self, fit: Sequence[str]) -> tuple[str, ...]:
-        """The sets of features that are written of clips which fit these metrics."""
-        wanted = {METRICS[name].features for name in fit}
-        return tuple(name for name in self._features if name in wanted)
-
     def _schema(self, fit: Sequence[str], clip: Clip) -> pa.Schema:
-        vectors = {name: len(clip.pixels) if FEATURES[name].per == "frame" else 1 for name in self._sets(fit)}
+        vectors = {name: len(clip.pixels) if FEATURES[name].per == "frame" else 1 for name in _feature_sets(fit)}
         return audit_schema(
             passed=self._passed,
             metrics=[name for name in fit if METRICS[name].kind is Kind.MEAN],
@@ -189,7 +181,7 @@ class ReconstructShard:
     def _measured(
         self, fit: Sequence[str], pairs: Sequence[tuple[Clip, Reconstruction]]
     ) -> Iterator[dict[str, object]]:
-        names = self._sets(fit)
+        names = _feature_sets(fit)
         features = self._measures.features(names, [result.pixels for _, result in pairs]) if names else {}
         for place, (clip, result) in enumerate(pairs):
             yield {
@@ -198,6 +190,11 @@ class ReconstructShard:
                 **self._measures.pair(fit, clip.pixels, result.pixels),
                 **{name: np.ascontiguousarray(found[place]).tobytes() for name, found in features.items()},
             }
+
+
+def _feature_sets(metrics: Sequence[str]) -> list[str]:
+    """The sets of features that metrics are taken of, each once."""
+    return list(dict.fromkeys(found for name in metrics if (found := METRICS[name].features) is not None))
 
 
 class _RowWriter:

@@ -42,7 +42,6 @@ def audit(tmp_path, tokenizer_url):
             inference=Inference(batch_size=batch_size),
             passed={},
             metrics=metrics,
-            features=(),
         )
         shard = PlannedShard(index=0, bucket=BUCKET, num_clips=num_clips, sources=tuple(sources))
         report = stage(shard)

@@ -111,7 +111,7 @@ def test_the_page_sorts_the_worst_first_by_the_first_metric_that_clips_have(page
     parsed = Page(page(audit(clips, metrics=["fvd", "psnr"])))
     assert [json.loads(card["data-values"])["psnr"] for card in cards(parsed)] == [20.0, 25.0, 30.0, math.inf]
     options = [attributes.get("value") for tag, attributes in parsed.tags if tag == "option"]
-    assert options == ["", None, "+psnr", "-psnr"]
+    assert options == ["", "ours", "+psnr", "-psnr"]
     lpips = [example(crops(photograph, 1), key=str(value), metrics={"lpips": value}) for value in (0.1, 0.3, 0.2)]
     parsed = Page(page(audit(lpips, metrics=["lpips"])))
     assert [json.loads(card["data-values"])["lpips"] for card in cards(parsed)] == [0.3, 0.2, 0.1]

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from readers.corpus import metadata
 
 from pipeline.store.files import Folder
 from pipeline.store.latentshard import SUFFIXES, ParquetLatentWriter, StoreFormat, TarLatentWriter
-from schemas.clip import ClipMetadata
 from schemas.latent import latent_schema
 
 SHAPE, DTYPE = (1, 16, 16, 16), "float16"
@@ -29,7 +29,7 @@ def write_speed(folder: Path, store_format: StoreFormat, *, keep: Path) -> float
     shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(keep, ignore_errors=True)
     latents = np.random.default_rng(0).standard_normal((512, *SHAPE)).astype(DTYPE)
-    clips = [_metadata(row) for row in range(CLIPS)]
+    clips = [metadata(row) for row in range(CLIPS)]
     store, size_bytes = Folder(str(folder)), 0
     started = time.perf_counter()
     for shard in range(SHARDS):
@@ -68,31 +68,3 @@ def copy_speed(source: Path, target: Path) -> float:
     seconds = time.perf_counter() - started
     shutil.rmtree(target)
     return size_bytes / 1e6 / seconds
-
-
-def _metadata(row: int) -> ClipMetadata:
-    return ClipMetadata(
-        key=f"photograph-{row:08d}-000000",
-        media_uri=f"/corpus/photographs/{row:08d}.jpg",
-        media_sha256=f"{row:064x}",
-        clip_index=0,
-        start_seconds=None,
-        end_seconds=None,
-        fps=None,
-        num_frames=1,
-        height=256,
-        width=256,
-        source_height=375,
-        source_width=500,
-        orientation=1,
-        pixel_aspect=1.0,
-        color="srgb",
-        interlaced=False,
-        crop_left=62.5,
-        crop_top=0.0,
-        crop_right=437.5,
-        crop_bottom=375.0,
-        label=None,
-        caption="a photograph",
-        columns={},
-    )

@@ -120,7 +120,7 @@ def _close(folder: Folder, plan: Plan, records: Sequence[ShardRecord], form: Sto
 
 
 def metadata(number: int) -> ClipMetadata:
-    """Of an image."""
+    """Of an image, as a corpus has millions."""
     return ClipMetadata(
         key=f"image-{number:08d}",
         media_uri=f"s3://corpus/image-{number:08d}.jpg",

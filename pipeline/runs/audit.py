@@ -13,12 +13,12 @@ from pipeline.runs.audit_page import PAGE_FILE, page_data
 from pipeline.runs.audit_protocol import protocol_of
 from pipeline.runs.audit_record import Audited, candidate_record, write_record
 from pipeline.runs.audit_sums import AuditSums
+from pipeline.runs.clips import group_clip_shards
 from pipeline.runs.planned import Job, RunSummary, held, run_planned, settle_identity
 from pipeline.runs.record import StartClock
 from pipeline.store.files import Folder
 from pipeline.store.index import Store, open_store
 from pipeline.store.plan import Plan, PlanCounts
-from pipeline.store.planned_shards import group_sources
 from schemas.metadata import AUDIT_FILE, AUDIT_FORMAT
 
 
@@ -114,8 +114,7 @@ def _run(work: OpenAudit, candidate: Candidate, metrics: tuple[str, ...]) -> Run
 
 def _plan(work: OpenAudit, output: Folder, identity: Mapping[str, object]) -> Plan:
     """Planned shards over the committed shards of the clip store, the same for every candidate."""
-    clip_shards = [(row.bucket, row.path, row.stored) for row in work.source.rows if row.path is not None]
-    shards = list(group_sources(clip_shards, shard_size=work.config.shard_size))
+    shards = list(group_clip_shards(work.source.rows, shard_size=work.config.shard_size))
     counts = PlanCounts(media=0, clips=work.num_clips)
     return Plan.save(output, job="audit", identity=identity, counts=counts, shards=shards)
 

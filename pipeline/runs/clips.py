@@ -1,6 +1,6 @@
 """What the jobs share that put a finished clip store through a tokenizer: flags, inputs, plan and workers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -21,27 +21,23 @@ if TYPE_CHECKING:  # torch, which flags do without
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClipRunConfig:
-    """Flags of a job that puts the clips of a clip store through networks."""
+class NetworkRunConfig:
+    """Flags of a job whose workers run networks."""
 
-    shards: str
-    """Clip store that prepare_corpus wrote: path or URL."""
     output: str
     """Folder of what the job makes: path or URL."""
     shard_size: int = 8192
-    """Clips of one output shard; it is made of whole clip shards, and exceeds this only where one of them does."""
+    """Clips of one output shard."""
     batch_size: int = 8
     """Clips of one forward pass."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the forward pass."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where the model runs."""
+    """Where the networks run."""
     threads_per_worker: int = 1
     """CPU threads and CPUs of one worker."""
     num_workers: int = 0
     """Workers; 0 fills the cluster. Changes no output byte."""
-    max_reject_fraction: float = 1.0
-    """Share of the planned clips that may be rejected before the run stops."""
     break_claim: bool = False
     """Take over an object-store folder whose run is known to be dead."""
 
@@ -49,8 +45,6 @@ class ClipRunConfig:
         for name in ("shard_size", "batch_size", "threads_per_worker"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least 1")
-        if not 0 <= self.max_reject_fraction <= 1:
-            raise ValueError(f"--max-reject-fraction: got {self.max_reject_fraction}, expected 0 to 1")
         if self.num_workers < 0:
             raise ValueError(f"--num-workers: got {self.num_workers}, expected 0 (fill the cluster) or more")
 
@@ -69,6 +63,23 @@ class ClipRunConfig:
             device=self.device,
             threads=self.threads_per_worker,
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipRunConfig(NetworkRunConfig):
+    """Flags of a job that puts the clips of a clip store through networks."""
+
+    shards: str
+    """Clip store that prepare_corpus wrote: path or URL."""
+    shard_size: int = 8192
+    """Clips of one output shard; it is made of whole clip shards, and exceeds this only where one of them does."""
+    max_reject_fraction: float = 1.0
+    """Share of the planned clips that may be rejected before the run stops."""
+
+    def __post_init__(self) -> None:
+        NetworkRunConfig.__post_init__(self)  # `super()` does not find its class where dataclasses make slots
+        if not 0 <= self.max_reject_fraction <= 1:
+            raise ValueError(f"--max-reject-fraction: got {self.max_reject_fraction}, expected 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,14 +125,19 @@ class TokenizerRun(OpenedTokenizer):
 
         A shard holds clips of one shape, also where those of another have latents of the same grid.
         """
-        clip_shards = [(row.bucket, row.path, row.stored) for row in rows if row.path is not None]
         buckets = {
             bucket: bucket_name(self.description.grid_of(shape)) for bucket, shape in bucket_shapes(self.source).items()
         }
         return [
             replace(shard, bucket=buckets[shard.bucket])
-            for shard in group_sources(clip_shards, shard_size=self.config.shard_size)
+            for shard in group_clip_shards(rows, shard_size=self.config.shard_size)
         ]
+
+
+def group_clip_shards(rows: Sequence[IndexRow], *, shard_size: int) -> Iterator[PlannedShard]:
+    """Planned shards over those clip shards of an index that hold clips (`group_sources`)."""
+    clip_shards = ((row.bucket, row.path, row.stored) for row in rows if row.path is not None)
+    return group_sources(clip_shards, shard_size=shard_size)
 
 
 def open_run(config: TokenizerRunConfig) -> TokenizerRun:

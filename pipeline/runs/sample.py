@@ -7,11 +7,9 @@ from itertools import groupby, islice
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.media.bucket import bucket_name
-from pipeline.runs.clips import tokenizer_url
-from pipeline.runs.cluster import default_workers
+from pipeline.runs.clips import NetworkRunConfig, tokenizer_url
 from pipeline.runs.planned import Job, RunSummary, run_planned
 from pipeline.runs.record import StartClock
-from pipeline.runs.shards import Workers
 from pipeline.store.clipshard import CodecName, PixelCodec, read_clips
 from pipeline.store.documents import write_json
 from pipeline.store.files import Folder
@@ -38,15 +36,13 @@ _SCORED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SampleConfig:
+class SampleConfig(NetworkRunConfig):
     """Draw clips from a generator into a clip store, and score them."""
 
     generator: str
     """Folder of a generator: path or URL."""
     tokenizer: str
     """The tokenizer whose latents it makes: as encode takes it."""
-    output: str
-    """Folder of the clip store: path or URL."""
     classes: tuple[str, ...] = ()
     """Labels to draw; none: all that the generator knows."""
     per_class: int = 8
@@ -72,23 +68,12 @@ class SampleConfig:
     """Samples of one shard."""
     batch_size: int = 32
     """Samples of one forward pass."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the forward passes."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the networks run."""
-    threads_per_worker: int = 1
-    """CPU threads and CPUs of one worker."""
-    num_workers: int = 0
-    """Workers; 0 fills the cluster. Changes no output byte."""
-    break_claim: bool = False
-    """Take over an object-store folder whose run is known to be dead."""
 
     def __post_init__(self) -> None:
-        for name in ("per_class", "steps", "shard_size", "batch_size", "threads_per_worker"):
+        NetworkRunConfig.__post_init__(self)
+        for name in ("per_class", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least 1")
-        if self.num_workers < 0:
-            raise ValueError(f"--num-workers: got {self.num_workers}, expected 0 (fill the cluster) or more")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"--classes: got {list(self.classes)}, expected different ones")
 
@@ -116,7 +101,6 @@ def sample(config: SampleConfig, *, clock: StartClock | None = None) -> SampleRe
         FileNotFoundError: There is no generator, no tokenizer, or no weights for a metric.
     """
     from pipeline.stages.sample import SampleShard
-    from pipeline.stages.tokenizer import Inference
     from vitok.adapters.load import load_adapter
     from vitok.generator.checkpoint import load_generator
     from vitok.generator.sampler import SampleSettings
@@ -139,12 +123,7 @@ def sample(config: SampleConfig, *, clock: StartClock | None = None) -> SampleRe
     )
     order = _order(config, generator.config)
     codec = PixelCodec(name=config.codec)
-    inference = Inference(
-        batch_size=config.batch_size,
-        precision=config.precision,
-        device=config.device,
-        threads=config.threads_per_worker,
-    )
+    inference = config.inference()
     made_of = {
         "generator": generator.fingerprint,
         "samples": asdict(order) | {"classes": list(order.classes), "grid": str(order.grid)},
@@ -167,11 +146,6 @@ def sample(config: SampleConfig, *, clock: StartClock | None = None) -> SampleRe
         counts = PlanCounts(media=0, clips=order.num_samples)
         return Plan.save(output, job="sample", identity=identity, counts=counts, shards=shards)
 
-    def workers() -> Workers:
-        cpus = config.threads_per_worker
-        count = config.num_workers or default_workers(cpus_per_worker=cpus, device=config.device)
-        return Workers(count=count, cpus=cpus, gpus=1 if config.device == "cuda" else 0)
-
     summary = run_planned(
         Job(
             name="sample",
@@ -187,7 +161,7 @@ def sample(config: SampleConfig, *, clock: StartClock | None = None) -> SampleRe
                 inference=inference,
                 codec=codec,
             ),
-            workers=workers,
+            workers=config.workers,
             details={"preprocessing": made_of, "columns": {}},
         ),
         make_plan=make_plan,

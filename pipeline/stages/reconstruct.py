@@ -24,6 +24,7 @@ from pipeline.store.clipshard import Clip
 from pipeline.store.files import Folder
 from pipeline.store.ledger import OutcomeRow, commit_shard
 from pipeline.store.planned_shards import PlannedShard
+from pipeline.store.tables import RowGroupWriter
 from schemas.audit import SIZE_COLUMN, audit_schema
 from schemas.latent import ROW_GROUP_ROWS, clip_row
 from schemas.outcome import Stage
@@ -198,39 +199,32 @@ def _feature_sets(metrics: Sequence[str]) -> list[str]:
 
 
 class _RowWriter:
-    """Rows into a Parquet file, a row group at a time: features of a whole shard are never in memory."""
+    """Rows of a shard, and the numbers in them."""
 
     def __init__(self, stream: BinaryIO, schema: pa.Schema) -> None:
-        self.num_rows = 0
         self.size_bytes = 0
         """Of what stood for the clips."""
         self.numbers: dict[str, list[float]] = {
             name: [] for name in schema.names if name in METRICS and METRICS[name].kind is Kind.MEAN
         }
         """Values of the metrics."""
-        self._schema = schema
-        self._writer = pq.ParquetWriter(stream, schema, use_dictionary=False)
-        self._rows: list[dict[str, object]] = []
+        self._rows = RowGroupWriter(pq.ParquetWriter(stream, schema, use_dictionary=False), group_rows=ROW_GROUP_ROWS)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows so far."""
+        return self._rows.num_rows
 
     def write(self, row: dict[str, object]) -> None:
         """Append a row of the schema."""
-        self._rows.append(row)
-        self.num_rows += 1
+        self._rows.write(row)
         self.size_bytes += cast(int, row[SIZE_COLUMN])
         for name, values in self.numbers.items():
             values.append(cast(float, row[name]))
-        if len(self._rows) == ROW_GROUP_ROWS:
-            self._flush()
 
     def close(self) -> None:
         """Write the rest and the file's end; the stream stays open."""
-        self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-            self._rows = []
+        self._rows.close()
 
 
 @dataclass(kw_only=True, slots=True)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.store.tables import RowGroupWriter
 from pipeline.store.tar import TarWriter
 from schemas.clip import ClipMetadata
 from schemas.latent import CLIP_COLUMNS, ROW_GROUP_ROWS, clip_row
@@ -42,36 +43,29 @@ class ParquetLatentWriter:
             passed: The pass-through columns in it, by name and type.
         """
         self.num_clips = 0
-        self._schema = schema
         self._passed = passed
         self._latent_columns = schema.names[len(CLIP_COLUMNS) + len(passed) :]
-        self._rows: list[dict[str, object]] = []
-        self._writer = pq.ParquetWriter(
-            stream,
-            schema,
-            compression="none",
-            use_dictionary=["media_uri", "media_sha256"],
-            write_statistics=["key"],
+        self._rows = RowGroupWriter(
+            pq.ParquetWriter(
+                stream,
+                schema,
+                compression="none",
+                use_dictionary=["media_uri", "media_sha256"],
+                write_statistics=["key"],
+            ),
+            group_rows=ROW_GROUP_ROWS,
         )
 
     def write(self, metadata: ClipMetadata, values: Mapping[str, NDArray[np.generic]]) -> None:
         """Append one clip."""
-        self._rows.append(
+        self._rows.write(
             clip_row(metadata, self._passed) | {name: values[name].tobytes() for name in self._latent_columns}
         )
         self.num_clips += 1
-        if len(self._rows) == ROW_GROUP_ROWS:
-            self._flush()
 
     def close(self) -> None:
         """Write the last row group and the footer."""
-        self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-            self._rows = []
+        self._rows.close()
 
 
 class TarLatentWriter:

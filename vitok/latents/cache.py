@@ -77,7 +77,8 @@ class ShardCache:
                 time.sleep(_WAIT_SECONDS)  # others are fetching all that there is room for
             self._fetch(shard, source, part)
             stream = part.open("rb")  # before others see its name, and may remove it
-            part.rename(path)
+            with self._locked("room"):  # who counts the folder while a name changes may see neither
+                part.rename(path)
             return stream
 
     def _held(self, path: Path, shard: LatentShard) -> BinaryIO | None:

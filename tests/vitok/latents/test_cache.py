@@ -1,5 +1,6 @@
 """The cache holds whole shards or nothing, keeps its bounds, and takes nothing from who reads it."""
 
+import fcntl
 import hashlib
 import io
 import multiprocessing
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -198,6 +200,27 @@ def test_two_processes_fetch_each_shard_once_between_them(tmp_path):
     assert [same for same, _ in found] == [True, True]
     assert sum(asked for _, asked in found) == 6
     results.close()
+
+
+def test_the_bound_holds_at_every_moment_whoever_fetches(tmp_path, shards, source):
+    """A file that changes its name while another thread counts the folder must not escape the count."""
+    cache = ShardCache(str(tmp_path / "cache"), limit_bytes=2 * SIZE)
+
+    def fetch_all(first):
+        for turn in range(150):
+            entry, data = shards[(first + turn * 5) % 6]
+            assert read(cache, entry, source) == data
+
+    most = 0
+    with ThreadPoolExecutor(2) as threads:
+        readers = [threads.submit(fetch_all, first) for first in (0, 3)]
+        while not all(reader.done() for reader in readers):
+            with (tmp_path / "cache" / "locks" / "room").open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                most = max(most, held(tmp_path / "cache"))
+        for reader in readers:
+            reader.result()
+    assert 0 < most <= 2 * SIZE
 
 
 @pytest.mark.parametrize("form", ["parquet", "webdataset"])

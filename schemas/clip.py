@@ -60,7 +60,7 @@ class ClipMetadata:
 
     def to_json(self) -> dict[str, object]:
         """The metadata as JSON-ready values."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @classmethod
     def from_json(cls, value: object) -> Self:

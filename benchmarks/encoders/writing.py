@@ -43,8 +43,8 @@ def write_speed(folder: Path, store_format: StoreFormat, *, keep: Path) -> float
                     passed={},
                 )
             )
-            for row, metadata in enumerate(clips):
-                writer.write(metadata, {"mean": latents[row % len(latents)]})
+            for row, clip in enumerate(clips):
+                writer.write(clip, {"mean": latents[row % len(latents)]})
             writer.close()
             size_bytes += staged.commit().size_bytes
     seconds = time.perf_counter() - started

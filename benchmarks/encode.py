@@ -5,7 +5,7 @@ workers of one thread. S is the paper's (S-N/16, bfloat16 by autocast); N is 192
 float32), where what is not the model shows.
 
 bare loop: two plain processes that do the forward passes over clips already decoded, the clock stopped around them.
-peers, with the encoder N: Ray Data (read_webdataset, map_batches, write_parquet, CheckpointConfig), a DataLoader loop
+peers, with the encoder N: Ray Data (read_parquet, map_batches, write_parquet, CheckpointConfig), a DataLoader loop
 writing MDS, litdata.optimize, one npy per item. Programs run as commands, by turns, on the whole corpus and on a
 quarter of it; "all cores" is of the difference, which starts cancel out of. What each stored is compared before any
 speed: same keys, latents as near as the other torch of a peer's environment allows.
@@ -35,7 +35,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from encoders.shared import read_images
 from encoders.writing import copy_speed, write_speed
 from harness import Row, machine, table
 from make_peers import interpreter
@@ -113,7 +116,17 @@ def _corpus(folder: Path, clips: int) -> Corpus:
         flags = ("--input", folder / "photos" / part, "--output", folder / part, "--resolution", str(RESOLUTION))
         shape = ("--num-frames", "1", "--tubelet", "1x16", "--shard-size", str(CLIP_SHARD_SIZE))
         _run([sys.executable, ROOT / "jobs" / "prepare_corpus.py", *flags, *shape], _environment())
+        _write_tables(folder / part)
     return Corpus(whole=folder / "whole", quarter=folder / "quarter", whole_count=clips)
+
+
+def _write_tables(clips: Path) -> None:
+    """The clips once more, a table of key and JPEG for each tar: what plain Ray Data reads."""
+    folder = clips.with_name(f"{clips.name}-tables")
+    folder.mkdir()
+    for path in sorted(clips.glob("grid=*/*.tar")):
+        keys, pictures = zip(*read_images([str(path)]), strict=True)
+        pq.write_table(pa.table({"key": keys, "jpg": pictures}), folder / f"{path.stem}.parquet")
 
 
 def _environment() -> dict[str, str]:
@@ -138,7 +151,10 @@ def _peer(name: str, tokenizer: Path, precision: str) -> Command:
 
 def _clear(output: Path) -> None:
     for path in output.parent.glob(f"{output.name}*"):
-        shutil.rmtree(path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _seconds(command: Command, clips: Path, output: Path) -> float:
@@ -261,7 +277,6 @@ def _kills(corpus: Corpus, tokenizer: Path, output: Path) -> list[Row]:
     for name in PEERS:
         _clear(output)
         log = output.with_suffix(".log")
-        log.unlink(missing_ok=True)
         environment = _environment() | {"ENCODED_LOG": str(log)}
         command = _peer(name, tokenizer, precision)(corpus.whole, output)
         with _started(command, environment) as process:

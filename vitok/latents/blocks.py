@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -102,7 +103,7 @@ class BlockReader:
         self._latents = tuple(latents)
         self._columns = tuple(columns)
         self._limit = _OPEN_SHARDS[index.latent.form]
-        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._open: OrderedDict[int, Future[OpenShard]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[partial["BlockReader"], tuple[()]]:
@@ -135,21 +136,28 @@ class BlockReader:
     def shard(self, number: int) -> OpenShard:
         """A shard, opened where it is not open yet."""
         with self._lock:
-            if number in self._open:
-                self._open.move_to_end(number)
-                return self._open[number]
+            opened = self._open.get(number)
+            first = opened is None
+            if opened is None:
+                opened = self._open[number] = Future()
+                while len(self._open) > self._limit:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(number)
+        if first:  # whoever else wants it waits, and asks a remote store nothing
+            try:
+                opened.set_result(self._opened(number))
+            except BaseException as error:
+                with self._lock:
+                    self._open.pop(number, None)
+                opened.set_exception(error)
+        return opened.result()
+
+    def _opened(self, number: int) -> OpenShard:
         entry = self._index.shard(number)
         file, shape = self._files.open(entry), (*entry.grid, self._channels)
-        opened: OpenShard = (
-            TarShard(file, entry, shape=shape, dtype=self._dtype, latent_columns=self._latents)
-            if entry.path.endswith(".tar")
-            else ParquetShard(file, entry, shape=shape, dtype=self._dtype)
-        )
-        with self._lock:
-            self._open[number] = opened
-            while len(self._open) > self._limit:
-                self._open.popitem(last=False)
-        return opened
+        if entry.path.endswith(".tar"):
+            return TarShard(file, entry, shape=shape, dtype=self._dtype, latent_columns=self._latents)
+        return ParquetShard(file, entry, shape=shape, dtype=self._dtype)
 
 
 def objects(column: pa.ChunkedArray) -> NDArray[np.object_]:

@@ -37,6 +37,9 @@ PLANNED_SHARD_SCHEMA = pa.schema(
 )
 """Columns of `plan/shards.parquet`."""
 
+CLIP_BUCKET_FIELD = pa.field("clip_bucket", pa.string())  # "grid=17x32x32": of the clips; null where it is `bucket`
+"""One column more, where latents are made of media by a tokenizer whose grid is not that of the clips' tubelets."""
+
 INDEX_SCHEMA = pa.schema(
     [
         pa.field("shard", pa.int64(), nullable=False),

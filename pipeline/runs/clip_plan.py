@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -34,6 +34,7 @@ def plan_clips(
     shard_size: int,
     policy: RetryPolicy,
     num_workers: int,
+    bucket_of: Callable[[str], str] = str,
 ) -> Plan:
     """Probe every media on the cluster and lay its clips into shards, in the media's order.
 
@@ -47,8 +48,20 @@ def plan_clips(
         shard_size: Clips of one shard.
         policy: How media are read.
         num_workers: Of the probe.
+        bucket_of: Bucket of a shard by that of its clips: the same, unless latents are made of them. A shard's clips
+            are of one bucket, also where those of another have latents of the same.
     """
-    laid = _lay(spool, damaged, output, protocol, part=0, shard_size=shard_size, policy=policy, num_workers=num_workers)
+    laid = _lay(
+        spool,
+        damaged,
+        output,
+        protocol,
+        part=0,
+        shard_size=shard_size,
+        policy=policy,
+        num_workers=num_workers,
+        bucket_of=bucket_of,
+    )
     _report_buckets(job, laid.buckets, shard_size)
     return Plan.save(output, job=job, identity=identity, counts=laid.counts, shards=laid.shards, files=laid.files)
 
@@ -63,6 +76,7 @@ def append_clips(
     identity: Mapping[str, object],
     policy: RetryPolicy,
     num_workers: int,
+    bucket_of: Callable[[str], str],
 ) -> Plan:
     """The plan with a part over further media, probed and laid as those of `plan_clips`.
 
@@ -75,11 +89,20 @@ def append_clips(
         identity: Of the part.
         policy: How media are read.
         num_workers: Of the probe.
+        bucket_of: See `plan_clips`.
     """
     part, shard_size = len(plan.parts) + 1, _shard_size(plan)
     output.remove(part_file(MEDIA_FILE, part).rpartition("/")[0])  # what an append of other media left, killed
     laid = _lay(
-        spool, damaged, output, protocol, part=part, shard_size=shard_size, policy=policy, num_workers=num_workers
+        spool,
+        damaged,
+        output,
+        protocol,
+        part=part,
+        shard_size=shard_size,
+        policy=policy,
+        num_workers=num_workers,
+        bucket_of=bucket_of,
     )
     _report_buckets(plan.job, laid.buckets, shard_size)
     counts = plan.counts + laid.counts
@@ -107,6 +130,7 @@ def _lay(
     shard_size: int,
     policy: RetryPolicy,
     num_workers: int,
+    bucket_of: Callable[[str], str],
 ) -> _Laid:
     media = spool.save(output, part_file(MEDIA_FILE, part))
     layout = _Layout(spool, protocol)
@@ -116,7 +140,13 @@ def _lay(
         ended = write_outcomes(output, part_file(PLAN_OUTCOMES_FILE, part), rows)
         writer.finish()
     files = [media, *writer.files, *([ended] if ended else [])]
-    return _Laid(counts=layout.counts(), buckets=layout.buckets, shards=writer.shards, files=files)
+    shards = [_named(shard, bucket_of(shard.bucket)) for shard in writer.shards]
+    return _Laid(counts=layout.counts(), buckets=layout.buckets, shards=shards, files=files)
+
+
+def _named(shard: PlannedShard, bucket: str) -> PlannedShard:
+    """A shard of planned clips under the bucket of what is made of them."""
+    return shard if bucket == shard.bucket else replace(shard, bucket=bucket, clip_bucket=shard.bucket)
 
 
 def _shard_size(plan: Plan) -> int:

@@ -1,6 +1,6 @@
 """What the jobs share that put a finished clip store through a tokenizer: flags, inputs, plan and workers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +17,7 @@ from vitok.config import Tubelet
 
 if TYPE_CHECKING:  # torch, which flags do without
     from pipeline.stages.tokenizer import Inference
-    from vitok.adapters.protocol import ClipShape, Description
+    from vitok.adapters.protocol import ClipShape, DescribedAdapter, Description
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,11 +75,17 @@ class ClipRunConfig(NetworkRunConfig):
     """Clips of one output shard; it is made of whole clip shards, and exceeds this only where one of them does."""
     max_reject_fraction: float = 1.0
     """Share of the planned clips that may be rejected before the run stops."""
+    compile: bool = False
+    """torch.compile of the tokenizer's networks: each worker compiles them for each size of clip, a minute or more."""
 
     def __post_init__(self) -> None:
         NetworkRunConfig.__post_init__(self)  # `super()` does not find its class where dataclasses make slots
         if not 0 <= self.max_reject_fraction <= 1:
             raise ValueError(f"--max-reject-fraction: got {self.max_reject_fraction}, expected 0 to 1")
+
+    def inference(self) -> "Inference":
+        """How the networks run."""
+        return replace(NetworkRunConfig.inference(self), compile=self.compile)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,33 +166,57 @@ def open_run(config: TokenizerRunConfig) -> TokenizerRun:
     )
 
 
-def open_tokenizer(config: TokenizerRunConfig, source: Store | None = None, *, finer: bool = False) -> OpenedTokenizer:
-    """Open the tokenizer of a job.
-
-    Args:
-        config: Flags of the job.
-        source: The clip store that it is to take, where there is one.
-        finer: See `check_tubelet`.
+def open_tokenizer(config: TokenizerRunConfig, source: Store) -> OpenedTokenizer:
+    """Open the tokenizer of a job over a clip store.
 
     Raises:
         ValueError: It cannot be used, or the clips do not fit it.
         FileNotFoundError: There is none.
     """
-    from vitok.adapters.load import load_adapter
     from vitok.adapters.own import OwnAdapter
 
-    url = tokenizer_url(config.tokenizer)
-    adapter = load_adapter(url)
-    if source is not None and isinstance(adapter, OwnAdapter):
-        check_tubelet(source, str(adapter.tubelet), f"the tokenizer {url}", finer=finer)
+    adapter = load_tokenizer(config)
+    if isinstance(adapter, OwnAdapter):
+        check_tubelet(source, str(adapter.tubelet), f"the tokenizer {tokenizer_url(config.tokenizer)}")
+    return described(config, adapter, clip_shapes(source), clips=f"the clips of {source.folder.url}")
+
+
+def load_tokenizer(config: TokenizerRunConfig) -> "DescribedAdapter":
+    """The tokenizer of a job, to be asked about its latents.
+
+    Raises:
+        ValueError: It cannot be used as the flags say.
+        FileNotFoundError: There is none.
+    """
+    from vitok.adapters.load import load_adapter
+
+    adapter = load_adapter(tokenizer_url(config.tokenizer))
+    if config.compile:
+        adapter.compile()  # compiles nothing before there are clips, and refuses here what the workers would
+    return adapter
+
+
+def described(
+    config: TokenizerRunConfig, adapter: "DescribedAdapter", shapes: "Collection[ClipShape]", *, clips: str
+) -> OpenedTokenizer:
+    """What a job knows of its tokenizer.
+
+    Args:
+        config: Flags of the job.
+        adapter: The tokenizer.
+        shapes: Of all clips that it may have to take.
+        clips: Names them in the error.
+
+    Raises:
+        ValueError: They do not fit it.
+    """
     try:
-        description = adapter.describe(set() if source is None else clip_shapes(source))
+        description = adapter.describe(shapes)
     except ValueError as error:
-        clips = "media that are no clips yet" if source is None else f"the clips of {source.folder.url}"
         raise ValueError(f"--tokenizer {config.tokenizer} for {clips}: {error}") from error
     return OpenedTokenizer(
         output=Folder(config.output),
-        tokenizer_url=url,
+        tokenizer_url=tokenizer_url(config.tokenizer),
         tokenizer_fingerprint=adapter.fingerprint,
         description=description,
         inference=config.inference(),
@@ -199,26 +229,23 @@ def tokenizer_url(name: str) -> str:
     return name if is_function_name(name) else Folder(name).url
 
 
-def check_tubelet(source: Store, tubelet: str, owner: str, *, finer: bool = False) -> None:
-    """Refuse clips that were cut for another tubelet than their user's.
+def check_tubelet(source: Store, tubelet: str, owner: str) -> None:
+    """Refuse clips that do not all divide into their user's tubelets, which those do that divide the store's own.
 
     Args:
         source: Clip store.
         tubelet: Its user's, as in "4x8".
         owner: Names the user.
-        finer: Take tubelets too that divide the store's: every clip of the store divides into them. Only for who makes
-            nothing of the names of the store's buckets, which are grids of its own tubelet.
 
     Raises:
         ValueError: Says both.
     """
     stored, wanted = stored_tubelet(source), Tubelet.parse(tubelet)
-    if stored == wanted or (finer and not stored.frames % wanted.frames and not stored.patch % wanted.patch):
+    if not stored.frames % wanted.frames and not stored.patch % wanted.patch:
         return
     raise ValueError(
         f"{source.folder.url} was prepared for tubelets {stored}, {owner} has {wanted}: "
-        f"prepare the corpus with --tubelet {wanted}{' or a multiple of it' if finer else ''}, "
-        "or give another tokenizer"
+        f"prepare the corpus with --tubelet {wanted} or a multiple of it, or give another tokenizer"
     )
 
 
@@ -244,13 +271,17 @@ def clip_shapes(source: Store) -> "set[ClipShape]":
 def bucket_shapes(source: Store) -> "dict[str, ClipShape]":
     """Frames, height and width in pixels of a store's clips, by bucket that holds any."""
     tubelet = stored_tubelet(source)
-    grids = {name: parse_bucket(name) for name in {row.bucket for row in source.rows if row.stored}}
-    return {
-        # A clip of several frames spans two tubelets at least (see PrepareConfig): one tubelet is an image.
-        name: (
-            1 if grid.frames == 1 else grid.frames * tubelet.frames,
-            grid.height * tubelet.patch,
-            grid.width * tubelet.patch,
-        )
-        for name, grid in grids.items()
-    }
+    return {name: clip_shape(name, tubelet) for name in {row.bucket for row in source.rows if row.stored}}
+
+
+def clip_shape(bucket: str, tubelet: Tubelet) -> "ClipShape":
+    """Frames, height and width in pixels of a bucket's clips.
+
+    Args:
+        bucket: Named after their grid of tubelets.
+        tubelet: That they were cut for.
+    """
+    grid = parse_bucket(bucket)
+    # A clip of several frames spans two tubelets at least (see `ClipFlags`): one tubelet is an image.
+    num_frames = 1 if grid.frames == 1 else grid.frames * tubelet.frames
+    return num_frames, grid.height * tubelet.patch, grid.width * tubelet.patch

@@ -2,20 +2,24 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Literal
 
+from pipeline.media.bucket import bucket_name
 from pipeline.runs.clip_flags import ClipFlags
 from pipeline.runs.clip_plan import plan_clips
 from pipeline.runs.clips import (
     OpenedTokenizer,
     TokenizerRun,
     TokenizerRunConfig,
+    clip_shape,
+    described,
+    load_tokenizer,
     open_run,
-    open_tokenizer,
     passed_columns,
+    tokenizer_url,
 )
 from pipeline.runs.grow_latents import append_clip_shards, clip_differences, has_clips
 from pipeline.runs.grow_media import append_media, joined_columns
@@ -31,7 +35,10 @@ from pipeline.store.latentshard import StoreFormat
 from pipeline.store.plan import Plan
 from schemas.latent import LATENT_LAYOUT, latent_columns
 from schemas.metadata import FORMAT_VERSION, LATENT_STORE_FORMAT
-from vitok.config import Grid
+from vitok.config import Tubelet
+
+_PIXEL = Tubelet(frames=1, patch=1)
+"""Clips of any size divide into it: for a tokenizer that does not tell its tubelet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +48,8 @@ class EncodeConfig(TokenizerRunConfig):
     shards: str = ""
     """Clip store that prepare_corpus wrote: path or URL. This or `--input`."""
     input: tuple[str, ...] = ()
-    """Media, as prepare_corpus takes them: clips are made by the flags below, for the tokenizer's tubelet."""
+    """Media, as prepare_corpus takes them: clips are made by the flags below, for the tokenizer's tubelet, or for none
+    where module:function does not tell one."""
     format: StoreFormat = "parquet"
     """How latents are stored: Parquet, or WebDataset tars."""
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
@@ -99,35 +107,66 @@ def encode(config: EncodeConfig, *, clock: StartClock | None = None) -> RunSumma
         ValueError: The log variance is asked for, and the tokenizer has none; an input names no media; a flag that
             makes clips does not go with the tokenizer's tubelet.
     """
-    run = open_run(config) if config.shards else open_tokenizer(config)
+    run, opened = _open(config)
     if config.logvar and not run.description.learns_variance:
         raise ValueError(
             f"--logvar: the posteriors of the tokenizer {run.tokenizer_url} have no variance: leave --logvar out, or "
             "give a tokenizer that learns one (of ours those with the bottleneck kl)"
         )
-    with _clips(config, run) as clips:
+    with opened as clips:
         return _encode(config, run, clips, clock=clock)
 
 
-@contextmanager
-def _clips(config: EncodeConfig, run: OpenedTokenizer) -> Iterator[_Clips]:
-    """The clips of the clip store or of the media, as long as they are needed."""
-    if isinstance(run, TokenizerRun):
-        yield _Clips(
-            source=StoredClips(run.source.folder),
-            identity={"clips": run.source.identity},
-            preprocessing=run.source.document["preprocessing"],
-            columns=passed_columns(run.source),
-            make_plan=partial(run.plan, "encode"),
-            append=partial(append_clip_shards, run),
-            differences=partial(clip_differences, run),
-            has_inputs=partial(has_clips, run.source),
+def _open(config: EncodeConfig) -> tuple[OpenedTokenizer, AbstractContextManager[_Clips]]:
+    """The tokenizer, and the clips for it."""
+    if config.shards:
+        stored = open_run(config)
+        return stored, nullcontext(_stored_clips(stored))
+    run, protocol = _open_for_media(config)
+    return run, _media_clips(config, run, protocol)
+
+
+def _stored_clips(run: TokenizerRun) -> _Clips:
+    """The clips of the clip store."""
+    return _Clips(
+        source=StoredClips(run.source.folder),
+        identity={"clips": run.source.identity},
+        preprocessing=run.source.document["preprocessing"],
+        columns=passed_columns(run.source),
+        make_plan=partial(run.plan, "encode"),
+        append=partial(append_clip_shards, run),
+        differences=partial(clip_differences, run),
+        has_inputs=partial(has_clips, run.source),
+    )
+
+
+def _open_for_media(config: EncodeConfig) -> tuple[OpenedTokenizer, ClipProtocol]:
+    """The tokenizer, and how clips for it are made of media.
+
+    Raises:
+        ValueError: It cannot be used, or a flag does not go with it.
+        FileNotFoundError: There is none.
+    """
+    adapter, flags = load_tokenizer(config), config.clips
+    if adapter.tubelet is None and flags.bucket_tokens:
+        raise ValueError(
+            f"--bucket-tokens: {tokenizer_url(config.tokenizer)} does not tell its tubelet, so what a token is: give "
+            "the sizes by --sizes"
         )
-        return
+    protocol = flags.clip_protocol(adapter.tubelet or _PIXEL, codec=None)
+    sizes = itertools.product({1, protocol.num_frames}, protocol.resize.sizes)
+    shapes = {(num_frames, height, width) for num_frames, (height, width) in sizes}
+    return described(config, adapter, shapes, clips="clips of the media as the flags make them"), protocol
+
+
+@contextmanager
+def _media_clips(config: EncodeConfig, run: OpenedTokenizer, protocol: ClipProtocol) -> Iterator[_Clips]:
+    """Clips made of the media, which are listed as long as they are needed."""
     flags, policy = config.clips, config.clips.reads.policy()
-    assert run.description.tubelet is not None, "an adapter without one describes nothing before there are clips"
-    protocol = flags.clip_protocol(run.description.tubelet, codec=None)
-    _check_grids(run, protocol)
+
+    def bucket_of(clip_bucket: str) -> str:
+        return bucket_name(run.description.grid_of(clip_shape(clip_bucket, protocol.tubelet)))
+
     listing = list_corpus(config.input, flags.inputs)
     with MediaSpool(listing, protocol) as spool:
         report_listing("encode", spool, listing)
@@ -144,6 +183,7 @@ def _clips(config: EncodeConfig, run: OpenedTokenizer) -> Iterator[_Clips]:
                 shard_size=config.shard_size,
                 policy=policy,
                 num_workers=prepare_workers(config.num_workers).count,
+                bucket_of=bucket_of,
             )
 
         def append(identity: Mapping[str, object], _: Mapping[str, object]) -> Append:
@@ -156,6 +196,7 @@ def _clips(config: EncodeConfig, run: OpenedTokenizer) -> Iterator[_Clips]:
                 identity=identity,
                 policy=policy,
                 num_workers=lambda: prepare_workers(config.num_workers).count,
+                bucket_of=bucket_of,
             )
 
         yield _Clips(
@@ -166,22 +207,6 @@ def _clips(config: EncodeConfig, run: OpenedTokenizer) -> Iterator[_Clips]:
             make_plan=make_plan,
             append=append,
         )
-
-
-def _check_grids(run: OpenedTokenizer, protocol: ClipProtocol) -> None:
-    """Refuse to plan clips whose latents have another grid than they have themselves, after which shards are named.
-
-    Raises:
-        ValueError: Says which, and the way that is open.
-    """
-    for frames, (height, width) in itertools.product((1, protocol.num_frames), protocol.resize.sizes):
-        grid = run.description.grid_of((frames, height, width))
-        clip = Grid.of_clip(num_frames=frames, height=height, width=width, tubelet=protocol.tubelet)
-        if grid != clip:
-            raise ValueError(
-                f"--input: the latents of {run.tokenizer_url} have the grid {grid} where the clips' is {clip}: prepare "
-                f"the media with --tubelet {protocol.tubelet} and the same flags, then give --shards"
-            )
 
 
 def _encode(config: EncodeConfig, run: OpenedTokenizer, clips: _Clips, *, clock: StartClock | None) -> RunSummary:
@@ -199,7 +224,7 @@ def _encode(config: EncodeConfig, run: OpenedTokenizer, clips: _Clips, *, clock:
         **clips.identity,
         "tokenizer": run.tokenizer_fingerprint,
         "latent": stored_as,
-        "inference": asdict(run.inference),
+        "inference": run.inference.to_json(),
         "shard_size": config.shard_size,
     }
     details = {

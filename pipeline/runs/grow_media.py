@@ -43,6 +43,7 @@ def append_media(
     identity: Mapping[str, object],
     policy: RetryPolicy,
     num_workers: Callable[[], int],
+    bucket_of: Callable[[str], str] = str,
 ) -> Append:
     """How the plan of a store that is made of media takes in those that it does not have.
 
@@ -59,6 +60,7 @@ def append_media(
         identity: Of a plan over all that the inputs name, with `joined_columns`.
         policy: How media are read.
         num_workers: Of the probe; called with Ray connected.
+        bucket_of: See `plan_clips`.
     """
 
     def lines(plan: Plan) -> Sequence[str]:
@@ -81,6 +83,7 @@ def append_media(
                 identity=dict(plan.identity) | {"media": {"count": len(added), "sha256": added.sha256}},
                 policy=policy,
                 num_workers=num_workers(),
+                bucket_of=bucket_of,
             )
 
     return Append(differences=lines, grow=grow)

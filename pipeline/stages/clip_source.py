@@ -84,10 +84,10 @@ class ShardDecoder(Generic[Decoded]):
         """One result for each clip, in order.
 
         Args:
-            shard: Gives the size of the clips.
+            shard: Gives the size of the clips, by the name of their bucket.
             planned: All or some of the shard's clips, in its order.
         """
-        size = self._protocol.size_of(shard.bucket)
+        size = self._protocol.size_of(shard.clip_bucket or shard.bucket)
         media = [
             PlannedMedia(clips=list(clips), size=size)
             for _, clips in itertools.groupby(planned, key=lambda clip: clip.media.uri)

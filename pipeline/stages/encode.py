@@ -3,9 +3,9 @@
 Axes: B batch, T' x H' x W' the grid of tubelets, K latent channels; pixels of a clip are [T, H, W, C].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 from pipeline.media.reject import RejectClip
 from pipeline.stages.clip_source import ClipSource, in_batches, read_ahead
 from pipeline.stages.stage import ShardReport, StepClock, reject_clip
-from pipeline.stages.tokenizer import Inference, Tokenizer
+from pipeline.stages.tokenizer import Inference, PendingPosterior, Tokenizer
 from pipeline.store.clipshard import Clip
 from pipeline.store.files import Folder
 from pipeline.store.latentshard import SUFFIXES, LatentShardWriter, ParquetLatentWriter, StoreFormat, TarLatentWriter
 from pipeline.store.ledger import OutcomeRow, commit_shard
 from pipeline.store.moments import ChannelMoments
 from pipeline.store.planned_shards import PlannedShard
+from schemas.clip import ClipMetadata
 from schemas.latent import FLIP_SUFFIX, latent_schema
 from schemas.outcome import Reason, Stage
 from vitok.config import Grid
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +41,22 @@ class LatentFormat:
     """Pass-through columns of the clip store, by name and type."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Batch:
+    """A batch of a shard whose forward passes have begun."""
+
+    clips: Sequence[ClipMetadata | OutcomeRow]
+    """In order; in the place of one that was lost, what became of it."""
+    posteriors: Mapping[str, PendingPosterior]
+    """By the suffix of their columns: of the clips as they are, and mirrored; none where all were lost."""
+
+
 class EncodeShard:
-    """Posterior of every clip of a planned shard, written as one latent shard."""
+    """Posterior of every clip of a planned shard, written as one latent shard.
+
+    A batch is submitted before the one before it is written: on a GPU decoding and writing go on beside the forward
+    pass.
+    """
 
     def __init__(
         self,
@@ -70,23 +87,23 @@ class EncodeShard:
         batch_size = self._tokenizer.inference.batch_size
         with self._output.stage(path) as staged, read_ahead(self._source(shard), batch_size) as results:
             writer = self._writer(staged.stream, shard)
-            for batch in clock.pulled("decode", in_batches(results, batch_size)):
+            for batch in one_behind(self._submitted(in_batches(results, batch_size), clock)):
                 with clock.step("encode"):
-                    values, views = self._posteriors(batch)
+                    values, views = self._columns(batch)
                 with clock.step("write"):
-                    for row, clip in enumerate(batch):
+                    for row, clip in enumerate(batch.clips):
                         if isinstance(clip, OutcomeRow):
                             outcomes.append(clip)
                             continue
                         nonfinite = [name for name, view in views.items() if not np.isfinite(view[row]).all()]
                         if not nonfinite:
-                            writer.write(clip.metadata, {name: array[row] for name, array in values.items()})
+                            writer.write(clip, {name: array[row] for name, array in values.items()})
                             moments = moments.merge(ChannelMoments.of(views["mean"][row]))
                         else:
                             moments = moments.merge(ChannelMoments.nonfinite(views["mean"][row]))
                             message = f"NaN or Inf in {', '.join(nonfinite)} as {self._latent.dtype}"
                             error = RejectClip(Reason.NONFINITE_LATENT, message)
-                            outcomes.append(reject_clip(error, clip.metadata, Stage.ENCODE))
+                            outcomes.append(reject_clip(error, clip, Stage.ENCODE))
             with clock.step("commit"):
                 writer.close()
                 file = staged.commit() if writer.num_clips else None
@@ -113,25 +130,40 @@ class EncodeShard:
         )
         return ParquetLatentWriter(stream, schema, passed=self._latent.passed)
 
-    def _posteriors(
-        self, batch: Sequence[Clip | OutcomeRow]
-    ) -> tuple[dict[str, NDArray[np.generic]], dict[str, NDArray[np.float32]]]:
+    def _submitted(self, batches: Iterator[list[Clip | OutcomeRow]], clock: StepClock) -> Iterator[_Batch]:
+        """Batches, each given as soon as its forward passes have begun."""
+        for batch in clock.pulled("decode", batches):
+            with clock.step("encode"):
+                submitted = _Batch(
+                    clips=[clip.metadata if isinstance(clip, Clip) else clip for clip in batch],
+                    posteriors=self._submit(batch),
+                )
+            yield submitted
+
+    def _submit(self, batch: Sequence[Clip | OutcomeRow]) -> dict[str, PendingPosterior]:
+        sound = [clip for clip in batch if isinstance(clip, Clip)]
+        if not sound:
+            return {}
+        # The place of a clip that was lost is kept, by another's pixels: where a clip stands in its batch is planned.
+        clips = [clip if isinstance(clip, Clip) else sound[0] for clip in batch]
+        posteriors = {"": self._tokenizer.submit(clips)}
+        if any(name.endswith(FLIP_SUFFIX) for name in self._latent.columns):
+            # A pass of its own, of the same shape: the columns of the clip as it is keep the bits they have without.
+            posteriors[FLIP_SUFFIX] = self._tokenizer.submit([_mirror(clip) for clip in clips])
+        return posteriors
+
+    def _columns(self, batch: _Batch) -> tuple[dict[str, NDArray[np.generic]], dict[str, NDArray[np.float32]]]:
         """By column: the arrays to store, [B, T', H', W', K], and what they are worth after rounding, as float32.
 
         Rows of clips that were lost mean nothing; there is no column where all were.
         """
-        sound = [clip for clip in batch if isinstance(clip, Clip)]
-        if not sound:
+        if not batch.posteriors:
             return {}, {}
-        # The place of a clip that was lost is kept, by another's pixels: where a clip stands in its batch is planned.
-        clips = [clip if isinstance(clip, Clip) else sound[0] for clip in batch]
+        by_column: dict[str, torch.Tensor | None] = {}
+        for suffix, pending in batch.posteriors.items():
+            posterior = pending.result()
+            by_column |= {"mean" + suffix: posterior.mean, "logvar" + suffix: posterior.logvar}
         dtype: torch.dtype = getattr(torch, self._latent.dtype)
-        posterior = self._tokenizer.encode(clips)
-        by_column = {"mean": posterior.mean, "logvar": posterior.logvar}
-        if any(name.endswith(FLIP_SUFFIX) for name in self._latent.columns):
-            # A pass of its own, of the same shape: the columns of the clip as it is keep the bits they have without.
-            mirrored = self._tokenizer.encode([_mirror(clip) for clip in clips])
-            by_column |= {"mean" + FLIP_SUFFIX: mirrored.mean, "logvar" + FLIP_SUFFIX: mirrored.logvar}
         stored = {}
         for name in self._latent.columns:
             values = by_column[name]
@@ -144,6 +176,15 @@ class EncodeShard:
             for name, tensor in stored.items()
         }
         return bits, views
+
+
+def one_behind(items: Iterable[Item]) -> Iterator[Item]:
+    """The items in their order, each only when the next one is there, or the end."""
+    held: list[Item] = []
+    for item in items:
+        yield from held
+        held = [item]
+    yield from held
 
 
 def _mirror(clip: Clip) -> Clip:

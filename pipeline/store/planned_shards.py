@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pipeline.store.files import FileRecord, Folder
 from pipeline.store.tables import read_table, write_table
-from schemas.manifest import PLANNED_SHARD_SCHEMA
+from schemas.manifest import CLIP_BUCKET_FIELD, PLANNED_SHARD_SCHEMA
 from schemas.metadata import SHARDS_FILE, part_file
 
 _LOADED_ROWS = 4096
@@ -27,6 +27,8 @@ class PlannedShard:
     """Of the plan: 0 is the first one, 1 what it grew by first."""
     part_start: int = 0
     """Shards of the parts before."""
+    clip_bucket: str | None = None
+    """Of its planned clips, which says their size, where that is not its own bucket: that of its latents' grid."""
 
     @property
     def name(self) -> str:
@@ -45,6 +47,9 @@ def write_shards(folder: Folder, part: int, shards: Sequence[PlannedShard]) -> F
         },
         schema=PLANNED_SHARD_SCHEMA,
     )
+    if any(shard.clip_bucket is not None for shard in shards):
+        clip_buckets = pa.array([shard.clip_bucket for shard in shards], CLIP_BUCKET_FIELD.type)
+        table = table.append_column(CLIP_BUCKET_FIELD, clip_buckets)
     return write_table(folder, part_file(SHARDS_FILE, part), table)
 
 
@@ -60,6 +65,7 @@ def read_shards(folder: Folder, part: int, part_start: int) -> Iterator[PlannedS
         table = read_table(stream)
     for batch in table.to_batches(max_chunksize=_LOADED_ROWS):
         for row in batch.to_pylist():
+            clip_bucket = row.get(CLIP_BUCKET_FIELD.name)
             yield PlannedShard(
                 index=row["shard"],
                 bucket=sys.intern(row["bucket"]),  # equal names of buckets are one string
@@ -67,6 +73,7 @@ def read_shards(folder: Folder, part: int, part_start: int) -> Iterator[PlannedS
                 sources=tuple(row["sources"]),
                 part=part,
                 part_start=part_start,
+                clip_bucket=None if clip_bucket is None else sys.intern(clip_bucket),
             )
 
 

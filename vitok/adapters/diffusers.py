@@ -21,6 +21,7 @@ from einops import rearrange
 from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
+from vitok.adapters.compiled import compile_networks
 from vitok.adapters.compression import (
     Compression,
     Config,
@@ -102,6 +103,11 @@ class DiffusersAdapter:
         self._channels = cast(int, self._config[self._kind.channels])
 
     @property
+    def tubelet(self) -> Tubelet:
+        """Squares of pixels of one frame: how many frames go together is the clip's length, not a multiple."""
+        return Tubelet(frames=1, patch=self._compression.patch)
+
+    @property
     def fingerprint(self) -> str:
         """Hash of class, config and tensors.
 
@@ -149,6 +155,10 @@ class DiffusersAdapter:
         images: Tensor = self._model.decode(rearrange(latent, "b t h w k -> (b t) k h w")).sample
         return rearrange(images, "(b t) c h w -> b c t h w", b=num_clips)
 
+    def compile(self) -> None:
+        """Encoder and decoder, as every class names them."""
+        compile_networks(self._model.encoder, self._model.decoder)
+
     def describe(self, shapes: Collection[ClipShape]) -> Description:
         """By the config.
 
@@ -161,7 +171,6 @@ class DiffusersAdapter:
             channels=self._channels,
             learns_variance=self._kind.learns_variance,
             rule=stated_rule(self._config, self._channels, scaled=self._kind.scaled, where=self._name),
-            tubelet=Tubelet(frames=1, patch=self._compression.patch),
             grid_of=self._compression.grid,
         )
 

@@ -32,6 +32,10 @@ class ForeignAdapter:
         self._device = device
 
     @property
+    def tubelet(self) -> None:
+        """Not known."""
+
+    @property
     def fingerprint(self) -> str:
         """The object's own.
 
@@ -68,6 +72,17 @@ class ForeignAdapter:
         """Pixels [B, 3, num_frames, H, W] of latents [B, T', H', W', K]."""
         return self._adapter.decode(latent, num_frames=num_frames)
 
+    def compile(self) -> None:
+        """Refuse.
+
+        Raises:
+            ValueError: Always: which of the object's parts are networks is not known.
+        """
+        raise ValueError(
+            f"{self._name}: cannot be compiled from outside, where its networks are not known: leave --compile out, "
+            "and where they gain by it call torch.nn.Module.compile of each in that function"
+        )
+
     @torch.inference_mode()
     def describe(self, shapes: Collection[ClipShape]) -> Description:
         """By encoding one grey clip of every shape.
@@ -94,7 +109,6 @@ class ForeignAdapter:
             channels=channels,
             learns_variance=learns_variance,
             rule=None,
-            tubelet=None,
             grid_of=grids.__getitem__,
         )
 

@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import Tensor
 
+from vitok.adapters.compiled import compile_networks
 from vitok.adapters.protocol import ClipShape, Description
 from vitok.config import AutoEncoderConfig, Grid, Tubelet
 from vitok.model.autoencoder import AutoEncoder
@@ -43,6 +44,10 @@ class OwnAdapter:
         """Pixels [B, 3, num_frames, H, W] of latents [B, T', H', W', K]."""
         return self._model.decode(latent, num_frames=num_frames)
 
+    def compile(self) -> None:
+        """The two transformers, nearly all of the work."""
+        compile_networks(self._model.encoder, self._model.decoder)
+
     def describe(self, shapes: Collection[ClipShape]) -> Description:
         """By the config.
 
@@ -57,7 +62,6 @@ class OwnAdapter:
             channels=config.latent_channels,
             learns_variance=config.bottleneck == "kl",
             rule=None,
-            tubelet=config.tubelet,
             grid_of=partial(_grid_of, config),
         )
 

@@ -52,14 +52,23 @@ class Description:
     rule: ChannelStatistics | None
     """What a generator takes is (z - mean) / std by channel, by its own authors' word. None: it states no such rule.
     Told in the store, not applied."""
-    tubelet: Tubelet | None
-    """Block of pixels that clips must divide into. None: not known without trying a clip."""
     grid_of: Callable[[ClipShape], Grid]
     """Grid of the latents of a clip. Raises ValueError where the clip does not fit."""
 
 
 class DescribedAdapter(Adapter, Protocol):
     """An adapter as the jobs hold it."""
+
+    @property
+    def tubelet(self) -> Tubelet | None:
+        """Block of pixels that clips must divide into. None: not known without trying a clip."""
+
+    def compile(self) -> None:
+        """Have torch compile the networks (`vitok.adapters.compiled`): other bits, in less time once it is done.
+
+        Raises:
+            ValueError: They are not known.
+        """
 
     def describe(self, shapes: Collection[ClipShape]) -> Description:
         """Say what latents clips of these shapes will have; where there is a tubelet, those of others too.

@@ -8,10 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.stages.clip_source import StoredClips
+from pipeline.stages.encode import EncodeShard, LatentFormat
+from pipeline.stages.tokenizer import Inference
 from pipeline.store.clipshard import Clip, ClipShardWriter, PixelCodec, code_clip
 from pipeline.store.files import Folder
+from pipeline.store.planned_shards import PlannedShard
 from schemas.clip import ClipMetadata
+from tests.pipeline.stages.latent_shards import CHANNELS, GRID
 from vitok.config import AutoEncoderConfig
+from vitok.latents.shards import read_rows
 from vitok.model.autoencoder import AutoEncoder
 from vitok.model.checkpoint import save_checkpoint
 
@@ -102,3 +108,46 @@ def edited_tokenizer(tmp_path: Path, make_model) -> Callable[[Callable[[AutoEnco
         return str(tmp_path / "edited")
 
     return make
+
+
+@pytest.fixture
+def encode(tmp_path, tokenizer_url):
+    """Encodes clip shards as one shard: the report, the folder, and latents by key and column."""
+
+    def encode(
+        sources,
+        num_clips,
+        *,
+        name="latents",
+        tokenizer=tokenizer_url,
+        batch_size=4,
+        through=lambda clips: clips,
+        **latent,
+    ):
+        output = Folder(str(tmp_path / name))
+        stage = EncodeShard(
+            source=through(StoredClips(Folder(str(tmp_path / "clips")))),
+            output=output,
+            tokenizer_url=tokenizer,
+            inference=Inference(batch_size=batch_size),
+            channels=CHANNELS,
+            latent=LatentFormat(**latent),
+        )
+        shard = PlannedShard(index=0, bucket="grid=2x2x2", num_clips=num_clips, sources=tuple(sources))
+        report = stage(shard)
+        found = {}
+        if report.record.file is not None:
+            settings = LatentFormat(**latent)
+            with output.open(report.record.file.path) as stream:
+                for rows in read_rows(
+                    stream,
+                    path=report.record.file.path,
+                    shape=(*GRID, CHANNELS),
+                    dtype=settings.dtype,
+                    latent_columns=settings.columns,
+                ):
+                    for row, key in enumerate(rows.columns["key"]):
+                        found[key] = {column: values[row] for column, values in rows.latents.items()}
+        return report, output, found
+
+    return encode

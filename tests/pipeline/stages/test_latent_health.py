@@ -50,6 +50,26 @@ def test_latents_that_are_not_finite_are_counted_and_nothing_else():
     assert spoilt.to_json() == sound.to_json() | {"nan_count": 1, "inf_count": 2}
 
 
+@pytest.mark.parametrize(("value", "counts"), [(np.nan, (1, 0)), (np.inf, (0, 1)), (-np.inf, (0, 1)), (1000.0, (0, 1))])
+def test_a_variance_that_is_not_finite_is_counted_and_spoils_nothing(value, counts):
+    mean, logvar = posteriors(3)
+    sound = merged(mean[:2], logvar[:2])
+    logvar[2, 1, 2, 3, 4] = value
+    spoilt = merged(mean, logvar)
+    assert (spoilt.nan_count, spoilt.inf_count) == counts
+    assert json.dumps(spoilt.to_json() | {"nan_count": 0, "inf_count": 0}, allow_nan=False) == json.dumps(
+        sound.to_json()
+    )
+
+
+def test_of_no_latent_no_channel_is_dead():
+    mean, logvar = posteriors(1)
+    mean[..., 0] = np.nan
+    health = merged(mean, logvar).health()
+    assert (health["tokens"], health["dead"], health["nan_count"]) == (0, [], 32)
+    assert LatentSums.of(np.zeros((4, 2), np.float32), None).health()["dead"] == [0, 1]
+
+
 def test_without_a_variance_there_is_no_divergence():
     (mean,), _ = posteriors(1)
     assert LatentSums.of(mean, None).health()["kl"] is None

@@ -188,6 +188,15 @@ def test_a_plan_comes_back_as_it_was_saved(folder, plan):
     assert plan.counts.planned == 5
 
 
+def test_the_bucket_of_a_shards_clips_stands_on_disk_only_where_a_shard_has_another(folder, plan):
+    assert "clip_bucket" not in pq.read_schema(folder.path(names.SHARDS_FILE)).names
+    shards = (replace(SHARDS[0], clip_bucket="grid=5x4x4"), SHARDS[1])
+    saved = Plan.save(folder, job="encode", identity=IDENTITY, counts=plan.counts, shards=shards)
+    assert Plan.load(folder) == saved
+    assert saved.shards == shards
+    assert "clip_bucket" in pq.read_schema(folder.path(names.SHARDS_FILE)).names
+
+
 @pytest.mark.parametrize("rows", [1, 3, 4096])
 def test_a_plan_of_many_shards_loads_as_it_was_saved(folder, monkeypatch, rows):
     monkeypatch.setattr("pipeline.store.planned_shards._LOADED_ROWS", rows)

@@ -93,7 +93,27 @@ def test_the_grid_is_known_before(name, shape):
     assert posterior.mean.dtype == torch.float32
     assert description.channels == CHANNELS[name]
     assert description.learns_variance == (posterior.logvar is not None)
-    assert description.tubelet == Tubelet(frames=1, patch=shape[1] // grid.height)
+    assert adapter.tubelet == Tubelet(frames=1, patch=shape[1] // grid.height)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler warns of itself
+@pytest.mark.parametrize(
+    ("name", "num_frames"),
+    [("AutoencoderKL", 2), ("AutoencoderDC", 2), ("AutoencoderKLWan", 5), ("AutoencoderKLCosmos", 1)],
+)
+@torch.inference_mode()
+def test_a_compiler_takes_the_networks_whole_and_as_they_are(name, num_frames):
+    plain, compiled = DiffusersAdapter(make(name)), DiffusersAdapter(make(name))
+    compiled.compile()
+    pixels = clips((num_frames, 32, 32))
+    posterior = plain.encode(pixels)
+    with torch.compiler.set_stance("fail_on_recompile"), pytest.raises(RuntimeError):
+        compiled.encode(pixels)  # so there is something to compile
+    # All up to the kernels, which take minutes to write.
+    with torch.compiler.set_stance(force_backend="aot_eager"):
+        torch.testing.assert_close(compiled.encode(pixels).mean, posterior.mean)
+        decoded = compiled.decode(posterior.mode(), num_frames=num_frames)
+    torch.testing.assert_close(decoded, plain.decode(posterior.mode(), num_frames=num_frames))
 
 
 @pytest.mark.parametrize("name", CLASSES)

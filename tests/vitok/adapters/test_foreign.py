@@ -27,10 +27,11 @@ def test_its_members_pass_through():
 
 def test_it_is_described_by_trying():
     shapes = {(1, 16, 24), (4, 16, 24), (4, 8, 8)}
-    description = load_adapter(f"{MODULE}:average").describe(shapes)
+    adapter = load_adapter(f"{MODULE}:average")
+    description = adapter.describe(shapes)
     assert description.config == {"adapter": "python", "function": f"{MODULE}:average"}
     assert (description.channels, description.learns_variance, description.rule) == (3, False, None)
-    assert description.tubelet is None
+    assert adapter.tubelet is None
     assert {shape: description.grid_of(shape) for shape in shapes} == {
         (1, 16, 24): Grid(frames=1, height=2, width=3),
         (4, 16, 24): Grid(frames=1, height=2, width=3),
@@ -42,6 +43,11 @@ def test_a_module_is_put_in_evaluation_mode():
     adapter = load_adapter(f"{MODULE}:untrained")
     assert isinstance(adapter, ForeignAdapter)
     assert not adapter._adapter.training
+
+
+def test_its_networks_are_not_known_to_a_compiler():
+    with pytest.raises(ValueError, match=r"models:average: cannot be compiled from outside"):
+        load_adapter(f"{MODULE}:average").compile()
 
 
 @pytest.mark.parametrize(

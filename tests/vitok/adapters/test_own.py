@@ -5,7 +5,7 @@ import torch
 
 from vitok.adapters.load import load_adapter
 from vitok.adapters.own import OwnAdapter
-from vitok.config import AutoEncoderConfig, Grid
+from vitok.config import AutoEncoderConfig, Grid, Tubelet
 from vitok.model.autoencoder import AutoEncoder
 from vitok.model.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 
@@ -28,7 +28,7 @@ def test_it_is_described_by_its_config(tokenizer):
     description = adapter.describe({(4, 16, 24)})
     assert AutoEncoderConfig.from_json(description.config) == AutoEncoderConfig.from_name("N-N/2x8", latent_channels=4)
     assert (description.channels, description.learns_variance) == (4, True)
-    assert description.tubelet == adapter.tubelet
+    assert adapter.tubelet == Tubelet(frames=2, patch=8)
     assert description.grid_of((4, 16, 24)) == Grid(frames=2, height=2, width=3)
     assert description.grid_of((1, 16, 16)) == Grid(frames=1, height=2, width=2)
     with pytest.raises(ValueError, match="multiples of 8"):

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -101,3 +103,17 @@ def test_the_state_is_a_few_numbers(make):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a GPU")
 def test_a_loader_pins_the_latents(make):
     assert all(batch.latent.is_pinned() for batch in DataLoader(make(), batch_size=None, pin_memory=True))
+
+
+ABANDONED = """
+import sys
+from vitok.latents.store import LatentStore
+
+batches = iter(LatentStore(sys.argv[1]).dataset(batch_size=32))
+next(batches)
+"""
+
+
+def test_a_program_may_end_in_the_middle_of_an_epoch(store):
+    done = subprocess.run([sys.executable, "-c", ABANDONED, store.url], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from harness import Row, main
 
-from jobs.run_demo import NUM_FRAMES, RESOLUTION, SHARD_SIZE, TUBELET, collect_media
+from jobs.demo_media import collect_media
+from jobs.run_demo import NUM_FRAMES, RESOLUTION, SHARD_SIZE, TUBELET
 
 STEPS = 50
 STAGES = ("imports", "open", "ray", "plan", "start", "weights", "work", "commit", "fold")

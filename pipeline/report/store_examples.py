@@ -6,10 +6,13 @@ Axes: T time, H height, W width (of latents: in tubelets), K latent channels.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from pipeline.report.latents import component_pictures
 from pipeline.report.pictures import Film, film_of
 from pipeline.store.clipshard import Clip, read_clips
 from pipeline.store.index import Store
+from pipeline.store.plan import Plan
 from vitok.latents.sequential import LatentBatch
 from vitok.latents.store import LatentStore
 
@@ -54,19 +57,22 @@ def latent_examples(store: Store, clips: Store | None, count: int) -> list[Store
 
     Args:
         store: The latent store.
-        clips: Clip store that is read for them, shard by shard until all are found; None: latents alone.
+        clips: Clip store that is read for them; None: latents alone.
         count: How many.
 
     Raises:
         ValueError: A shard is damaged.
     """
     latents = LatentStore(store.folder.url)
+    positions = _spread(len(latents), count)
     # One at a time: neighbours may lie in different buckets.
-    batches = [latents.take([position], columns=_COLUMNS) for position in _spread(len(latents), count)]
+    batches = [latents.take([position], columns=_COLUMNS) for position in positions]
     if not batches:
         return []
     pictures = component_pictures([batch.latents["mean"][0].float().numpy() for batch in batches])
-    films = _films_of(clips, [_identity(batch) for batch in batches]) if clips is not None else {}
+    films = {}
+    if clips is not None:
+        films = _films_of(_clip_shards(store, positions, clips), clips, {_identity(batch) for batch in batches})
     examples = []
     for batch, picture in zip(batches, pictures, strict=True):
         key, uri, _, _, fps, label, caption = (batch.columns[name][0] for name in _COLUMNS)
@@ -84,17 +90,29 @@ def latent_examples(store: Store, clips: Store | None, count: int) -> list[Store
     return examples
 
 
-def _films_of(clips: Store, wanted: list[tuple[object, ...]]) -> dict[tuple[object, ...], Film]:
-    missing = set(wanted)
+def _clip_shards(store: Store, positions: list[int], clips: Store) -> list[str]:
+    """Paths in a clip store where the clips of some latents may be: the shards that they were encoded from.
+
+    All of them, where the latents were made of other files than this store has: of a merged store, or in one pass.
+    """
+    there = [row.path for row in clips.rows if row.path is not None]
+    plan = Plan.load(store.folder)
+    assert plan is not None, "a finished store has a plan"
+    ends = np.cumsum([row.stored for row in store.rows])
+    rows = {store.rows[int(place)] for place in np.searchsorted(ends, positions, side="right")}
+    named = {path for row in rows for path in plan.shards[row.shard].sources}
+    return [path for path in there if path in named] or there
+
+
+def _films_of(paths: list[str], clips: Store, wanted: set[tuple[object, ...]]) -> dict[tuple[object, ...], Film]:
     films: dict[tuple[object, ...], Film] = {}
-    for row in clips.rows:
-        if row.path is None or not missing:
-            continue
-        with clips.folder.open(row.path) as stream:
-            for clip in read_clips(stream, where=clips.folder.path(row.path)):
+    for path in paths:
+        if len(films) == len(wanted):
+            break
+        with clips.folder.open(path) as stream:
+            for clip in read_clips(stream, where=clips.folder.path(path)):
                 identity = (clip.metadata.key, clip.metadata.media_sha256, clip.metadata.start_seconds)
-                if identity in missing:
-                    missing.remove(identity)
+                if identity in wanted and identity not in films:
                     films[identity] = film_of(clip.pixels)
     return films
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from pipeline.report.audit import write_audit_page
 from pipeline.report.audit_data import AuditExample
@@ -20,6 +20,12 @@ from pipeline.store.files import Folder
 from pipeline.store.index import Store, open_store
 from pipeline.store.plan import Plan, PlanCounts
 from schemas.metadata import AUDIT_FILE, AUDIT_FORMAT
+
+if TYPE_CHECKING:  # torch, by way of the metrics
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vitok.adapters.protocol import ClipShape
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,56 +131,23 @@ def _store(work: OpenAudit, candidate: Candidate) -> Store:
 
 def _finish(work: OpenAudit, reference: Store | None, summaries: Sequence[RunSummary]) -> AuditResult:
     """Fold the stores, and write the record and the page."""
-    from pipeline.runs.audit_fold import fold_rows
-    from pipeline.runs.audit_values import Originals, clips_by_shape, histogram_edges, unfit_clips, values_of
-    from vitok.metrics.registry import METRICS, Kind
+    from pipeline.runs.audit_values import clips_by_shape, histogram_edges
 
-    config, compared = work.config, Originals(reference)
-    clips = clips_by_shape(work.source)
     stores = [_store(work, candidate) for candidate in work.candidates]
-    edges = histogram_edges(stores)
-    audited = []
-    for candidate, store in zip(work.candidates, stores, strict=True):
-        values, missing = values_of(store, work.metrics, compared)
-        folded = fold_rows(
-            store,
-            [name for name in work.metrics if METRICS[name].kind is Kind.MEAN],
-            edges=edges,
-            slices=config.slices,
-            resamples=config.resamples,
-            seed=config.seed,
-            keep=config.num_examples,
-        )
-        skipped = missing | unfit_clips(work.metrics, clips)
-        audited.append(Audited(candidate=candidate, store=store, folded=folded, values=values, skipped=skipped))
-    content = {cast(Mapping[str, str], store.document["audit"])["content"] for store in stores}
-    assert len(content) == 1, "all candidates were given the same clips"
-    protocol = protocol_of(
-        work.source,
-        content=content.pop(),
-        metrics=work.measured_by,
-        precision=config.precision,
-        device=config.device,
-    )
+    edges, clips = histogram_edges(stores), clips_by_shape(work.source)
+    audited = _folded(work, stores, reference, edges=edges, clips=clips)
     document = write_record(
         work.output,
         {
-            "protocol": protocol,
-            "protocol_name": config.protocol,
+            "protocol": _protocol(work, stores),
+            "protocol_name": work.config.protocol,
             "clips": work.source.folder.url,
-            "intervals": _intervals(config),
+            "intervals": _intervals(work.config),
             "edges": {name: ends.tolist() for name, ends in edges.items()},
             "candidates": [candidate_record(found, clips) for found in audited],
         },
     )
     write_audit_page(work.output, PAGE_FILE, page_data(document, _examples(work, audited)))
-    gated = [found for found in audited if found.candidate.kind == "tokenizer"] or audited
-    failures = [
-        failure
-        for found in gated
-        for condition in work.gate
-        if (failure := condition.failure(found.candidate.name, found.values)) is not None
-    ]
     return AuditResult(
         candidates=[
             CandidateResult(
@@ -186,11 +159,71 @@ def _finish(work: OpenAudit, reference: Store | None, summaries: Sequence[RunSum
             )
             for found, summary in zip(audited, summaries, strict=True)
         ],
-        failures=failures,
+        failures=[
+            failure
+            for found in _judged(audited)
+            for condition in work.gate
+            if (failure := condition.failure(found.candidate.name, found.values)) is not None
+        ],
         protocol_id=str(document["protocol_id"]),
         record=work.output.path(AUDIT_FILE),
         report=work.output.path(PAGE_FILE),
     )
+
+
+def _folded(
+    work: OpenAudit,
+    stores: Sequence[Store],
+    reference: Store | None,
+    *,
+    edges: "Mapping[str, NDArray[np.float64]]",
+    clips: "Mapping[ClipShape, int]",
+) -> list[Audited]:
+    """What was found of each candidate.
+
+    Args:
+        work: The audit.
+        stores: Finished, one a candidate.
+        reference: Features of the originals, where a metric compares with them.
+        edges: Of the histograms' bins, by metric.
+        clips: Number of clips by shape.
+    """
+    from pipeline.runs.audit_fold import fold_rows
+    from pipeline.runs.audit_values import Originals, unfit_clips, values_of
+    from vitok.metrics.registry import METRICS, Kind
+
+    compared, unfit = Originals(reference), unfit_clips(work.metrics, clips)
+    audited = []
+    for candidate, store in zip(work.candidates, stores, strict=True):
+        values, missing = values_of(store, work.metrics, compared)
+        folded = fold_rows(
+            store,
+            [name for name in work.metrics if METRICS[name].kind is Kind.MEAN],
+            edges=edges,
+            slices=work.config.slices,
+            resamples=work.config.resamples,
+            seed=work.config.seed,
+            keep=work.config.num_examples,
+        )
+        audited.append(Audited(candidate=candidate, store=store, folded=folded, values=values, skipped=missing | unfit))
+    return audited
+
+
+def _protocol(work: OpenAudit, stores: Sequence[Store]) -> dict[str, object]:
+    content = {cast(Mapping[str, str], store.document["audit"])["content"] for store in stores}
+    assert len(content) == 1, "all candidates were given the same clips"
+    return protocol_of(
+        work.source,
+        content=content.pop(),
+        metrics=work.measured_by,
+        precision=work.config.precision,
+        device=work.config.device,
+    )
+
+
+def _judged(audited: Sequence[Audited]) -> Sequence[Audited]:
+    """The tokenizers, or where there is none the codecs."""
+    return [found for found in audited if found.candidate.kind == "tokenizer"] or audited
 
 
 def _intervals(config: AuditConfig) -> str:
@@ -203,13 +236,11 @@ def _intervals(config: AuditConfig) -> str:
 
 
 def _examples(work: OpenAudit, audited: Sequence[Audited]) -> list[AuditExample]:
-    """Of the tokenizers, or where there is none of the codecs."""
     from pipeline.runs.audit_examples import picture
 
-    pictured = [found for found in audited if found.candidate.kind == "tokenizer"] or audited
     return [
         example
-        for found in pictured
+        for found in _judged(audited)
         for example in picture(
             found.candidate, found.folded.ranked, found.store.folder, work.source, work.config.inference()
         )

@@ -6,11 +6,12 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Literal, cast
 
+from pipeline.runs.audit_protocol import shown_preprocessing
 from pipeline.runs.clips import ClipRunConfig, OpenedTokenizer, TokenizerRunConfig, bucket_shapes, open_tokenizer
 from pipeline.store.documents import fingerprint
 from pipeline.store.files import Folder
 from pipeline.store.index import Store, open_store
-from schemas.metadata import LATENT_STORE_FORMAT
+from schemas.metadata import LATENT_STORE_FORMAT, differences
 
 if TYPE_CHECKING:  # torch, which flags do without
     from pipeline.stages.reconstruct import Reconstructor
@@ -77,13 +78,12 @@ def tokenizer_candidates(
         latents: Store of latents of these clips, which are decoded in place of encoding; empty: none.
 
     Raises:
-        ValueError: A tokenizer cannot be used, two are the same, or the latents are not of the one there is.
+        ValueError: A tokenizer cannot be used, two are the same, or the latents are not of the one there is, or not of
+            these clips.
         FileNotFoundError: There is no such tokenizer.
     """
     flags = {field.name: getattr(config, field.name) for field in fields(ClipRunConfig)}
-    opened = [
-        open_tokenizer(TokenizerRunConfig(**flags, tokenizer=tokenizer), source, finer=True) for tokenizer in tokenizers
-    ]
+    opened = [open_tokenizer(TokenizerRunConfig(**flags, tokenizer=tokenizer), source) for tokenizer in tokenizers]
     by_fingerprint = {run.tokenizer_fingerprint: run.tokenizer_url for run in opened}
     if len(by_fingerprint) < len(opened):
         raise ValueError(f"--tokenizer: got {', '.join(tokenizers)}, of which two are the same: name each once")
@@ -186,6 +186,11 @@ def _stored(name: str, run: OpenedTokenizer, source: Store, folder: Folder) -> C
         raise ValueError(
             f"--latents: those of {folder.url} are of the tokenizer {made_by}, and {run.tokenizer_url} is "
             f"{run.tokenizer_fingerprint}: give the tokenizer that made them"
+        )
+    if lines := differences(shown_preprocessing(source), shown_preprocessing(store)):
+        raise ValueError(
+            f"--latents: those of {folder.url} are of clips that were prepared otherwise than {source.folder.url}; "
+            "what differs:\n  " + "\n  ".join(lines)
         )
     latent = cast(Mapping[str, object], store.document["latent"])
     return Candidate(

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.runs.audit_candidates import Candidate, Codec, codec_candidates, tokenizer_candidates
@@ -87,7 +87,7 @@ class OpenAudit:
             "format_version": FORMAT_VERSION,
             "clips": self.source.identity,
             "metrics": dict(self.measured_by),
-            "inference": asdict(self.config.inference()),
+            "inference": self.config.inference().to_json(),
             "shard_size": self.config.shard_size,
         }
 

@@ -28,14 +28,14 @@ def picture(
         ranked: The clips.
         audit: Folder of the candidate's store.
         source: The clip store.
-        inference: Of the audit; here one clip at a time goes through, on the CPU.
+        inference: Of the audit; here one clip at a time goes through, on the CPU, and nothing is compiled for so few.
     """
     if not ranked:
         return []
     plan = Plan.load(audit)
     assert plan is not None, "a finished store has a plan"
     wanted = {clip.key: clip for clip in ranked}
-    reconstructor = candidate.make(replace(inference, batch_size=1, device="cpu"))
+    reconstructor = candidate.make(replace(inference, batch_size=1, device="cpu", compile=False))
     examples = []
     for number in sorted({clip.shard for clip in ranked}):
         for path in plan.shards[number].sources:

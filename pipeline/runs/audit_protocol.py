@@ -1,11 +1,12 @@
 """The protocol of an audit: everything that two must agree in before their numbers may stand beside each other."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import cast
 
 from pipeline.runs.clips import stored_tubelet
+from pipeline.stages.protocol import Filters
 from pipeline.store.index import Store
 from schemas.metadata import differences
 
@@ -37,11 +38,13 @@ class NamedProtocol:
             "sizes": [[self.resolution, self.resolution]],
             "kernel": "bilinear",
             "pixels": "lossless",
+            "filters": asdict(Filters()),
             "num_frames": self.num_frames,
             "media": {"planned": self.media, "rejected": 0},
         }
         if self.num_frames > 1:
-            clips |= {"fps": self.fps, "spans": {"kind": "random", "count": 1, "seed": 0}}
+            spans = {"kind": "random", "count": 1, "seed": 0}
+            clips |= {"fps": self.fps, "spans": spans, "scene_threshold": 0.0}
         return clips
 
     def differences(self, source: Store) -> list[str]:
@@ -49,12 +52,12 @@ class NamedProtocol:
         preprocessing = cast(Mapping[str, object], source.document["preprocessing"])
         counts = cast(Mapping[str, int], source.document["counts"])
         codec = cast(Mapping[str, object], preprocessing.get("codec", {}))
-        found = {name: preprocessing.get(name) for name in ("sizes", "kernel", "num_frames", "fps", "spans")} | {
+        found = dict(preprocessing) | {
             "pixels": "lossless" if codec.get("name") in ("png", "raw") else dict(codec),
             "media": {name: counts[name] for name in ("planned", "rejected")},
         }
         expected = self.expected()
-        return differences(expected, {name: found[name] for name in expected})
+        return differences(expected, {name: found[name] for name in expected if name in found})
 
     def command(self, source: Store) -> str:
         """The `vitok prepare` that makes clips as they are expected."""
@@ -142,6 +145,12 @@ def measured_by(metrics: Sequence[str]) -> dict[str, object]:
     return found
 
 
+def shown_preprocessing(store: Store) -> dict[str, object]:
+    """What made the clips of a store, or of its latents, as far as it says what is seen in them."""
+    preprocessing = cast(Mapping[str, object], store.document["preprocessing"])
+    return {name: preprocessing.get(name) for name in _PREPROCESSING}
+
+
 def protocol_of(
     source: Store, *, content: str, metrics: Mapping[str, object], precision: str, device: str
 ) -> dict[str, object]:
@@ -157,12 +166,11 @@ def protocol_of(
         precision: Of the networks.
         device: That they ran on.
     """
-    preprocessing = cast(Mapping[str, object], source.document["preprocessing"])
     counts = cast(Mapping[str, int], source.document["counts"])
     return {
         "version": PROTOCOL_VERSION,
         "clips": {"count": counts["stored"], "content": content},
-        "preprocessing": {name: preprocessing.get(name) for name in _PREPROCESSING},
+        "preprocessing": shown_preprocessing(source),
         "pixels": {
             "range": "uint8, 0 to 255",
             "rounding": "clamp to [-1, 1], round half to even to uint8",

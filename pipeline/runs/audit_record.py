@@ -106,7 +106,8 @@ def read_record(url: str) -> dict[str, object]:
     Raises:
         ValueError: There is none, it is of another format or version, or it is not what was written.
     """
-    folder = Folder(url.removesuffix(f"/{AUDIT_FILE}"))
+    parent, slash, name = url.rpartition("/")
+    folder = Folder((parent or slash or ".") if name == AUDIT_FILE else url)
     try:
         document = read_json(folder, AUDIT_FILE)
     except FileNotFoundError:
@@ -126,7 +127,9 @@ def clips_per_second(folder: Folder) -> float | None:
     for path in folder.find(RUNS_FOLDER):
         if path.endswith("/record.json"):
             record = read_json(folder, path)
-            clips += cast(Mapping[str, int], record["counts"]).get("worked_clips", 0)
+            if record["error"] is not None:
+                continue  # it tells seconds and no clips
+            clips += cast(Mapping[str, int], record["counts"])["worked_clips"]
             seconds += cast(Mapping[str, float], record["worker_seconds"]).get("reconstruct", 0.0)
     return clips / seconds if seconds else None
 

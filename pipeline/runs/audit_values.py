@@ -54,7 +54,13 @@ def histogram_edges(stores: Sequence[Store]) -> dict[str, NDArray[np.float64]]:
     for store in stores:
         for name, sums in _means(store).items():
             ranges.setdefault(name, []).extend((sums["min"], sums["max"]))
-    return {name: np.histogram_bin_edges(np.array(values), bins=_BINS) for name, values in ranges.items()}
+    return {name: _edges(min(values), max(values)) for name, values in ranges.items()}
+
+
+def _edges(low: float, high: float) -> NDArray[np.float64]:
+    """Of equal bins over a range; where floats are too few to divide it, half a unit to either side is in it too."""
+    edges = np.linspace(low, high, _BINS + 1)
+    return edges if (np.diff(edges) > 0).all() else np.linspace(low - 0.5, high + 0.5, _BINS + 1)
 
 
 class Originals:

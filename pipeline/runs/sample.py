@@ -1,38 +1,36 @@
 """Sample a generator: clips of asked classes into a clip store, with pictures of them and scores against real clips."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import groupby, islice
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.media.bucket import bucket_name
 from pipeline.runs.clips import NetworkRunConfig, tokenizer_url
 from pipeline.runs.planned import Job, RunSummary, run_planned
 from pipeline.runs.record import StartClock
-from pipeline.store.clipshard import CodecName, PixelCodec, read_clips
+from pipeline.runs.sample_scores import Scoring, clips_of, open_scoring
+from pipeline.store.clipshard import CodecName, PixelCodec
 from pipeline.store.documents import write_json
 from pipeline.store.files import Folder
 from pipeline.store.index import Store, open_store
 from pipeline.store.plan import Plan, PlanCounts
 from pipeline.store.planned_shards import PlannedShard
 from schemas.metadata import CLIP_STORE_FORMAT, FORMAT_VERSION
-from vitok.config import Grid
+from vitok.config import Grid, Tubelet
 
 if TYPE_CHECKING:  # torch, which flags do without
-    import numpy as np
     from numpy.typing import NDArray
 
     from pipeline.stages.sample import SampleOrder
+    from pipeline.stages.tokenizer import Inference
     from vitok.generator.config import GeneratorConfig
+    from vitok.generator.sampler import SampleSettings, Solver
 
 SCORES_FILE = "scores.json"
 PICTURE_FILE = "samples.png"
 MOVING_PICTURE_FILE = "samples.webp"
 _PICTURED_CLASSES = 8
 _PICTURED_OF_CLASS = 8
-_SCORED_AT_ONCE = 16
-"""Clips that go through a metric's network together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +72,8 @@ class SampleConfig(NetworkRunConfig):
         for name in ("per_class", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected at least 1")
+        if self.seed < 0:
+            raise ValueError(f"--seed: got {self.seed}, expected 0 or more")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"--classes: got {list(self.classes)}, expected different ones")
 
@@ -89,6 +89,54 @@ class SampleResult:
     """Path or URL."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Sampling:
+    """Samples about to be drawn: everything is opened, and nothing of it is done."""
+
+    output: Folder
+    generator_url: str
+    generator_fingerprint: str
+    tokenizer_url: str
+    tubelet: Tubelet
+    """That the tokenizer's clips divide into."""
+    order: "SampleOrder"
+    settings: "SampleSettings"
+    solver: "Solver"
+    inference: "Inference"
+    codec: PixelCodec
+    scoring: Scoring
+
+    @property
+    def made_of(self) -> dict[str, object]:
+        """All that can change a pixel."""
+        return {
+            "generator": self.generator_fingerprint,
+            "samples": asdict(self.order) | {"classes": list(self.order.classes), "grid": str(self.order.grid)},
+            "sampling": asdict(self.settings) | {"solver": self.solver},
+            "inference": self.inference.to_json(),
+            "codec": self.codec.to_json(),
+            "tubelet": str(self.tubelet),
+        }
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What names the run."""
+        return {"format_version": FORMAT_VERSION, **self.made_of}
+
+    def plan(self) -> Plan:
+        """Shards of samples, one after the other."""
+        frames, height, width = _shape(self.order, self.tubelet)
+        # That of the clips, as in every clip store: a latent's may have fewer frames.
+        grid = Grid.of_clip(num_frames=frames, height=height, width=width, tubelet=self.tubelet)
+        shard_size, num_samples = self.order.shard_size, self.order.num_samples
+        shards = [
+            PlannedShard(index=index, bucket=bucket_name(grid), num_clips=min(shard_size, num_samples - first))
+            for index, first in enumerate(range(0, num_samples, shard_size))
+        ]
+        counts = PlanCounts(media=0, clips=num_samples)
+        return Plan.save(self.output, job="sample", identity=self.identity, counts=counts, shards=shards)
+
+
 def sample(config: SampleConfig, *, clock: StartClock | None = None) -> SampleResult:
     """Run the job; see `run_planned` for what else is raised.
 
@@ -96,17 +144,51 @@ def sample(config: SampleConfig, *, clock: StartClock | None = None) -> SampleRe
     are taken by this process alone, from the stores.
 
     Raises:
-        ValueError: The generator knows no such class or grid, the tokenizer is not its own, a metric is unknown, or
-            one needs a reference.
+        ValueError: The generator knows no such class or grid, the tokenizer is not its own, a metric is unknown, needs
+            a reference, or does not fit the clips.
         FileNotFoundError: There is no generator, no tokenizer, or no weights for a metric.
     """
     from pipeline.stages.sample import SampleShard
+
+    opened = _open(config)
+    summary = run_planned(
+        Job(
+            name="sample",
+            store_format=CLIP_STORE_FORMAT,
+            identity=opened.identity,
+            make_stage=partial(
+                SampleShard,
+                output=opened.output,
+                generator_url=opened.generator_url,
+                tokenizer_url=opened.tokenizer_url,
+                order=opened.order,
+                settings=opened.settings,
+                inference=opened.inference,
+                codec=opened.codec,
+            ),
+            workers=config.workers,
+            details={"preprocessing": opened.made_of, "columns": {}},
+        ),
+        make_plan=opened.plan,
+        config=config,
+        output=opened.output,
+        clock=clock,
+        break_claim=config.break_claim,
+    )
+    store = open_store(opened.output, format_name=CLIP_STORE_FORMAT)
+    _draw_pictures(store, opened.order)
+    scores = opened.scoring.values(store, device=config.device) if opened.scoring.metrics else {}
+    if scores:
+        write_json(opened.output, SCORES_FILE, opened.scoring.record(store, scores))
+    return SampleResult(summary=summary, scores=scores, picture=opened.output.path(PICTURE_FILE))
+
+
+def _open(config: SampleConfig) -> _Sampling:
     from vitok.adapters.load import load_adapter
     from vitok.generator.checkpoint import load_generator
     from vitok.generator.sampler import SampleSettings
 
-    metrics, reference = _scores_of(config)
-    output, generator_url = Folder(config.output), Folder(config.generator).url
+    generator_url = Folder(config.generator).url
     generator = load_generator(generator_url)
     url = tokenizer_url(config.tokenizer)
     adapter = load_adapter(url)
@@ -115,110 +197,26 @@ def sample(config: SampleConfig, *, clock: StartClock | None = None) -> SampleRe
             f"--tokenizer: {url} has the fingerprint {adapter.fingerprint}, the generator makes latents of "
             f"{generator.config.tokenizer_fingerprint}: give that tokenizer"
         )
-    tubelet = adapter.describe(set()).tubelet
+    tubelet = adapter.tubelet
     if tubelet is None:
         raise ValueError(f"--tokenizer: {url} does not tell its tubelet, which a store of its clips needs")
     settings = SampleSettings(
         num_steps=config.steps, guidance=config.guidance, solver=config.solver or None, batch_size=config.batch_size
     )
     order = _order(config, generator.config)
-    codec = PixelCodec(name=config.codec)
-    inference = config.inference()
-    made_of = {
-        "generator": generator.fingerprint,
-        "samples": asdict(order) | {"classes": list(order.classes), "grid": str(order.grid)},
-        "sampling": asdict(settings) | {"solver": settings.solver_of(generator.config.process)},
-        "inference": asdict(inference),
-        "codec": codec.to_json(),
-        "tubelet": str(tubelet),
-    }
-    identity = {"format_version": FORMAT_VERSION, **made_of}
-
-    def make_plan() -> Plan:
-        shards = [
-            PlannedShard(
-                index=index,
-                bucket=bucket_name(order.grid),
-                num_clips=min(order.shard_size, order.num_samples - first),
-            )
-            for index, first in enumerate(range(0, order.num_samples, order.shard_size))
-        ]
-        counts = PlanCounts(media=0, clips=order.num_samples)
-        return Plan.save(output, job="sample", identity=identity, counts=counts, shards=shards)
-
-    summary = run_planned(
-        Job(
-            name="sample",
-            store_format=CLIP_STORE_FORMAT,
-            identity=identity,
-            make_stage=partial(
-                SampleShard,
-                output=output,
-                generator_url=generator_url,
-                tokenizer_url=url,
-                order=order,
-                settings=settings,
-                inference=inference,
-                codec=codec,
-            ),
-            workers=config.workers,
-            details={"preprocessing": made_of, "columns": {}},
-        ),
-        make_plan=make_plan,
-        config=config,
-        output=output,
-        clock=clock,
-        break_claim=config.break_claim,
+    return _Sampling(
+        output=Folder(config.output),
+        generator_url=generator_url,
+        generator_fingerprint=generator.fingerprint,
+        tokenizer_url=url,
+        tubelet=tubelet,
+        order=order,
+        settings=settings,
+        solver=settings.solver_of(generator.config.process),
+        inference=config.inference(),
+        codec=PixelCodec(name=config.codec),
+        scoring=open_scoring(config.metrics, config.reference, samples=_shape(order, tubelet)),
     )
-    store = open_store(output, format_name=CLIP_STORE_FORMAT)
-    _draw_pictures(store, order)
-    scores = score(store, reference, metrics, device=config.device) if metrics else {}
-    if scores:
-        compared = None if reference is None else {"url": reference.folder.url, **reference.identity}
-        write_json(output, SCORES_FILE, {"samples": store.identity, "reference": compared, "scores": scores})
-    return SampleResult(summary=summary, scores=scores, picture=output.path(PICTURE_FILE))
-
-
-def score(samples: Store, reference: Store | None, metrics: Sequence[str], *, device: str) -> dict[str, float]:
-    """Metrics of a store of generated clips, by name.
-
-    Args:
-        samples: The clip store.
-        reference: Of real clips, where a metric compares with them.
-        metrics: Out of `vitok.metrics.generation.GENERATION_METRICS`.
-        device: Where the metrics' networks run.
-
-    Raises:
-        MissingWeightsError: The weights of a metric are not there.
-        ValueError: A store has too few clips for a metric.
-    """
-    import torch
-
-    from vitok.metrics.generation import GenerationScores
-
-    scores = GenerationScores(metrics, device=torch.device(device))
-    for store, generated in ((samples, True), *([(reference, False)] if reference is not None else [])):
-        for _, clips in groupby((pixels for pixels, _ in _clips_of(store)), key=lambda pixels: pixels.shape):
-            while batch := list(islice(clips, _SCORED_AT_ONCE)):
-                scores.add(batch, generated=generated)
-    return scores.values()
-
-
-def _scores_of(config: SampleConfig) -> tuple[tuple[str, ...], Store | None]:
-    """Metrics, and what they compare with; before any work, as are the errors of what is missing."""
-    from vitok.metrics.generation import GENERATION_METRICS
-    from vitok.metrics.registry import METRICS, Kind, parse_metrics
-    from vitok.networks.weights import find_weights
-
-    metrics = parse_metrics(config.metrics, GENERATION_METRICS) if config.metrics else ()
-    for weights in sorted({name for metric in metrics for name in METRICS[metric].weights}):
-        find_weights(weights)
-    compares = [name for name in metrics if METRICS[name].kind == Kind.FRECHET]
-    if compares and not config.reference:
-        raise ValueError(f"--reference: got none, and {', '.join(compares)} compares with real clips: name their store")
-    if not compares:
-        return metrics, None
-    return metrics, open_store(Folder(config.reference), format_name=CLIP_STORE_FORMAT)
 
 
 def _order(config: SampleConfig, generator: "GeneratorConfig") -> "SampleOrder":
@@ -242,29 +240,30 @@ def _order(config: SampleConfig, generator: "GeneratorConfig") -> "SampleOrder":
     )
 
 
+def _shape(order: "SampleOrder", tubelet: Tubelet) -> tuple[int, int, int]:
+    """Frames, height and width of a sample."""
+    return order.num_frames, order.grid.height * tubelet.patch, order.grid.width * tubelet.patch
+
+
 def _draw_pictures(store: Store, order: "SampleOrder") -> None:
     """The first samples of the first classes, a class a row: a PNG of the middle frame; of clips, also all frames."""
+    import numpy as np
+
     from pipeline.report.samples import grid_of, png_of, webp_of
 
     shown = min(order.per_class, _PICTURED_OF_CLASS)
-    last = min(len(order.classes), _PICTURED_CLASSES) * order.per_class
-    clips = [
-        pixels
-        for pixels, number in islice(_clips_of(store), last)
-        if number < last and number % order.per_class < shown
-    ]
-    if not clips:
+    starts = range(0, min(len(order.classes), _PICTURED_CLASSES) * order.per_class, order.per_class)
+    numbers = [start + place for start in starts for place in range(shown)]
+    found: dict[int, NDArray[np.uint8]] = {}
+    for clip in clips_of(store):
+        if clip.metadata.clip_index > numbers[-1]:
+            break
+        if clip.metadata.clip_index in numbers:
+            found[clip.metadata.clip_index] = clip.pixels
+    if not found:
         return  # all of them were rejected
-    grid = grid_of(clips, num_columns=shown)
+    rejected = np.zeros_like(next(iter(found.values())))
+    grid = grid_of([found.get(number, rejected) for number in numbers], num_columns=shown)
     store.folder.write_bytes(PICTURE_FILE, png_of(grid[len(grid) // 2]))
     if len(grid) > 1:
         store.folder.write_bytes(MOVING_PICTURE_FILE, webp_of(grid))
-
-
-def _clips_of(store: Store) -> "Iterator[tuple[NDArray[np.uint8], int]]":
-    """Pixels [T, H, W, 3] and number of every clip, in the store's order."""
-    for row in store.rows:
-        if row.path is not None:
-            with store.folder.open(row.path) as stream:
-                for clip in read_clips(stream, where=store.folder.path(row.path)):
-                    yield clip.pixels, clip.metadata.clip_index

@@ -25,7 +25,7 @@ class LatentSums:
     kl: NDArray[np.float64] | None
     """[K], summed over tokens, in nats; None: no variance was learned."""
     nan_count: int = 0
-    """Values, of clips that are in no other sum."""
+    """Means and log-variances, of clips that are in no other sum."""
     inf_count: int = 0
 
     @classmethod
@@ -37,16 +37,20 @@ class LatentSums:
         """
         channels = mean.shape[-1]
         z = mean.reshape(-1, channels).astype(np.float64)
-        if not np.isfinite(z).all():
+        log_variance = None if logvar is None else logvar.reshape(-1, channels).astype(np.float64)
+        values = [z]
+        if log_variance is not None:
+            with np.errstate(over="ignore"):
+                values.append(np.where(np.isinf(np.exp(log_variance)), np.inf, log_variance))
+        if not all(np.isfinite(each).all() for each in values):
             return cls(
                 moments=FeatureMoments.empty(channels),
-                kl=None if logvar is None else np.zeros(channels),
-                nan_count=int(np.isnan(z).sum()),
-                inf_count=int(np.isinf(z).sum()),
+                kl=None if log_variance is None else np.zeros(channels),
+                nan_count=sum(int(np.isnan(each).sum()) for each in values),
+                inf_count=sum(int(np.isinf(each).sum()) for each in values),
             )
         kl = None
-        if logvar is not None:
-            log_variance = logvar.reshape(-1, channels).astype(np.float64)
+        if log_variance is not None:
             kl = 0.5 * (z * z + np.exp(log_variance) - 1.0 - log_variance).sum(axis=0)
         return cls(moments=FeatureMoments.of(z), kl=kl)
 
@@ -98,7 +102,7 @@ class LatentSums:
             "std": std.tolist(),
             "kl": None if self.kl is None else (self.kl / tokens).tolist(),
             "correlation": [[value if np.isfinite(value) else None for value in row] for row in correlation.tolist()],
-            "dead": np.flatnonzero(variance < DEAD_VARIANCE).tolist(),
+            "dead": np.flatnonzero(variance < DEAD_VARIANCE).tolist() if self.moments.count else [],
             "nan_count": self.nan_count,
             "inf_count": self.inf_count,
         }

@@ -124,7 +124,17 @@ class ParallelFlags:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WatchFlags:
+class IntervalFlags:
+    """How often it is told of and kept; changes no weight."""
+
+    log_every: int = 50
+    """Steps between points of the curve and of TensorBoard."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WatchFlags(IntervalFlags):
     """What is to be seen of it; changes no weight."""
 
     validation: str = ""
@@ -133,10 +143,6 @@ class WatchFlags:
     """Steps between validations; the last step is always one."""
     validation_clips: int = 256
     """Of each validation."""
-    log_every: int = 50
-    """Steps between points of the curve and of TensorBoard."""
-    checkpoint_every: int = 1000
-    """Steps between checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,7 +229,7 @@ def check_at_least_one(flags: Mapping[str, int]) -> None:
 
 
 def check_optimizer(batch_size: int, parallel: ParallelFlags, optimizer: OptimizerFlags) -> None:
-    """Refuse a batch that does not divide among workers and their parts, and a decay that averages nothing.
+    """Refuse a batch that does not divide among workers and their parts, a decay that averages nothing, a seed below 0.
 
     Raises:
         ValueError: Says what would do.
@@ -235,3 +241,5 @@ def check_optimizer(batch_size: int, parallel: ParallelFlags, optimizer: Optimiz
         )
     if not 0.0 <= optimizer.ema_decay < 1.0:
         raise ValueError(f"--ema-decay: got {optimizer.ema_decay}, expected 0 (none) to below 1")
+    if optimizer.seed < 0:
+        raise ValueError(f"--seed: got {optimizer.seed}, expected 0 or more")

@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from pipeline.training.config import OptimizerFlags, ParallelFlags, check_at_least_one, check_optimizer
+from pipeline.training.config import (
+    IntervalFlags,
+    OptimizerFlags,
+    ParallelFlags,
+    check_at_least_one,
+    check_optimizer,
+)
 from vitok.config import Grid
 from vitok.generator.config import DitConfig, DitPositions, Process
 
@@ -44,6 +50,8 @@ class LatentFlags:
 
     batch_size: int = 256
     """Latents of one step over all workers. A bucket's last step of an epoch takes what is left."""
+    grid: str = ""
+    """Of latents, as 1x16x16: those alone are learned; empty: all of the store."""
     latent: Literal["mean", "posterior"] = "mean"
     """The stored mean, or a draw from the posterior each time (v1 code; needs a store with log variance)."""
     normalize: bool = True
@@ -75,7 +83,7 @@ class GeneratorOptimizerFlags(OptimizerFlags):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SampleWatchFlags:
+class SampleWatchFlags(IntervalFlags):
     """What is to be seen of it; changes no weight."""
 
     sample_every: int = 10_000

@@ -15,6 +15,7 @@ from pipeline.runs.progress import Progress
 from pipeline.store.documents import write_json
 from pipeline.store.files import Folder
 from pipeline.training.checkpoint import CurvePoint, Progressed, latest_step, load_training, save_training
+from pipeline.training.config import IntervalFlags, OptimizerFlags
 from pipeline.training.objective import Batch, Inputs, Objective, Turn, Validator
 from pipeline.training.parallel import Parallel
 from pipeline.training.player import Player
@@ -31,13 +32,10 @@ class LoopSettings:
     """What the loop itself needs to know."""
 
     output: Folder
-    max_steps: int
-    accumulation: int
-    precision: str
-    seed: int
-    log_every: int
+    optimizer: OptimizerFlags
+    intervals: IntervalFlags
     validate_every: int
-    checkpoint_every: int
+    """Steps between looks of the validator; the last step always has one."""
 
 
 def run_loop(
@@ -51,30 +49,32 @@ def run_loop(
 ) -> bool:
     """Take the steps that are left. False: a loss or gradient was not finite, and its clips' keys are on disk."""
     first, note = parallel.rank == 0, ""
+    max_steps, precision = settings.optimizer.max_steps, settings.optimizer.precision
+    log_every, checkpoint_every = settings.intervals.log_every, settings.intervals.checkpoint_every
     curve = list(progressed.curve)
-    curve_every = math.ceil(settings.max_steps / (settings.log_every * _CURVE_POINTS)) * settings.log_every
-    rate = Rate(peak_flops=peak_flops(parallel.device, settings.precision) if first else None)
+    curve_every = math.ceil(max_steps / (log_every * _CURVE_POINTS)) * log_every
+    rate = Rate(peak_flops=peak_flops(parallel.device, precision) if first else None)
     with ExitStack() as stack:
         ahead = stack.enter_context(ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches"))
-        progress = Progress("train", total=settings.max_steps, done=progressed.step, unit="steps")
+        progress = Progress("train", total=max_steps, done=progressed.step, unit="steps")
         stack.enter_context(progress)
         watch = Watch(settings.output, step=progressed.step) if first else None
         if watch is not None:
             stack.callback(watch.close)
-        coming = ahead.submit(_prepare, batches, parallel.device) if progressed.step < settings.max_steps else None
-        for step in range(progressed.step, settings.max_steps):
+        coming = ahead.submit(_prepare, batches, parallel.device) if progressed.step < max_steps else None
+        for step in range(progressed.step, max_steps):
             assert coming is not None
             batch, inputs = coming.result()
-            if step + 1 < settings.max_steps:
+            if step + 1 < max_steps:
                 coming = ahead.submit(_prepare, batches, parallel.device)
             terms = _take_step(settings, objective, inputs, step=step, parallel=parallel)
             if terms is None:
                 _write_keys(settings, batch, step=step, rank=parallel.rank)
                 return False
             done = step + 1
-            last = done == settings.max_steps
+            last = done == max_steps
             rate.add(clips=len(inputs), flops=objective.flops(inputs))
-            if done % settings.log_every == 0 or last:
+            if done % log_every == 0 or last:
                 values = _mean_over_workers(terms, parallel)
                 if done % curve_every == 0 or last:
                     curve.append(CurvePoint(step=done, values=values))
@@ -82,7 +82,7 @@ def run_loop(
                     watch.scalars({**values, **rate.values()}, step=done)
                 note = f"loss {values[f'{objective.players[0].name}/total']:.4f}"
             if validator is not None and (done % settings.validate_every == 0 or last):
-                found = validator.run(objective.players[0], step=done, precision=settings.precision)
+                found = validator.run(objective.players[0], step=done, precision=precision)
                 values = {f"validation/{name}": value for name, value in found.values.items()}
                 curve.append(CurvePoint(step=done, values=values))
                 if watch is not None:
@@ -91,7 +91,7 @@ def run_loop(
                     logger.info("train: %s", found.note)
             if first:
                 progress.advance(1, note=note)
-            if done % settings.checkpoint_every == 0 or last:
+            if done % checkpoint_every == 0 or last:
                 save_training(
                     settings.output,
                     objective.players,
@@ -116,18 +116,17 @@ def _take_step(
     settings: LoopSettings, objective: Objective[Inputs], inputs: Inputs, *, step: int, parallel: Parallel
 ) -> dict[str, Tensor] | None:
     """One optimizer step of every player: its loss terms, gradient norm and learning rate; None: not finite."""
+    flags = settings.optimizer
     values: dict[str, Tensor] = {}
-    parts = inputs.chunk(settings.accumulation)
+    parts = inputs.chunk(flags.accumulation)
     for player in objective.players:
         for number, part in enumerate(parts):
             # Noise is a function of (seed, step, worker, part), not of what came before: a resumed run draws the same.
-            seed = _draw_seed(settings.seed, step, parallel.rank, number)
+            seed = _draw_seed(flags.seed, step, parallel.rank, number)
             torch.manual_seed(seed)
             turn = Turn(step=step, part=number, generator=torch.Generator(parallel.device).manual_seed(seed))
             with parallel.last_part(player.running, last=number + 1 == len(parts)):
-                with torch.autocast(
-                    parallel.device.type, dtype=torch.bfloat16, enabled=settings.precision == "bfloat16"
-                ):
+                with torch.autocast(parallel.device.type, dtype=torch.bfloat16, enabled=flags.precision == "bfloat16"):
                     terms = objective.terms(player, part, turn)
                 (terms.total / len(parts)).backward()  # type: ignore[no-untyped-call]
             for name, value in {"total": terms.total, **terms.parts}.items():

@@ -79,13 +79,9 @@ def train_worker(task: WorkerTask) -> None:
     finished = run_loop(
         LoopSettings(
             output=task.output,
-            max_steps=config.optimizer.max_steps,
-            accumulation=config.optimizer.accumulation,
-            precision=config.optimizer.precision,
-            seed=config.optimizer.seed,
-            log_every=config.watch.log_every,
+            optimizer=config.optimizer,
+            intervals=config.watch,
             validate_every=config.watch.validate_every,
-            checkpoint_every=config.watch.checkpoint_every,
         ),
         objective=objective,
         batches=batches,

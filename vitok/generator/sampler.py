@@ -3,6 +3,7 @@
 Axes: B batch, N samples, T' x H' x W' the grid of tubelets, K latent channels.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -38,6 +39,8 @@ class SampleSettings:
             raise ValueError(
                 f"num_steps and batch_size: got {self.num_steps} and {self.batch_size}, expected at least 1"
             )
+        if not math.isfinite(self.guidance):
+            raise ValueError(f"guidance: got {self.guidance}, expected a finite number")
         if self.solver is not None and self.solver not in get_args(Solver):
             raise ValueError(f"solver: got {self.solver!r}, expected one of {', '.join(get_args(Solver))}")
 

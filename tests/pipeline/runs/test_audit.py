@@ -186,7 +186,7 @@ def test_the_job_measures_what_one_process_measures_over_all(corpus, ray_here, t
     assert result.candidates[0].values["fid_2015"] == pytest.approx(direct, rel=1e-9)
 
 
-def test_what_is_stored_is_audited_as_it_was_encoded(done, clips, tokenizer, tmp_path):
+def test_what_is_stored_is_audited_as_it_was_encoded(done, corpus, clips, tokenizer, tmp_path):
     latents = tmp_path / "latents"
     flags = {"shard_size": 8, "batch_size": 4, "num_workers": 1, "dtype": "float32"}
     encode(EncodeConfig(shards=str(clips), tokenizer=tokenizer, output=str(latents), **flags))
@@ -202,6 +202,9 @@ def test_what_is_stored_is_audited_as_it_was_encoded(done, clips, tokenizer, tmp
     save_checkpoint(other, AutoEncoder(AutoEncoderConfig.from_name("N-N/2x8", latent_channels=4)))
     with pytest.raises(ValueError, match=r"--latents: those of .* are of the tokenizer"):
         audited(clips, tmp_path / "refused", tokenizer=(other,), latents=str(latents))
+    larger = prepared([corpus / "coffee.png"], tmp_path / "larger", resolution=64)
+    with pytest.raises(ValueError, match=r"sizes: \[\[64, 64\]\], now \[\[32, 32\]\]"):
+        audited(larger, tmp_path / "refused", tokenizer=(tokenizer,), latents=str(latents))
 
 
 def test_a_candidate_may_come_later_and_another_audit_not(done, clips, tokenizer, tmp_path):
@@ -235,7 +238,9 @@ def test_the_gate_fails_the_command_with_the_reason(done, clips, tokenizer):
     assert command("audit", *places, *flags, "psnr<0").returncode == 0
 
 
-def test_audits_of_other_clips_do_not_compare_and_say_why(done, clips, tmp_path):
+def test_audits_of_other_clips_do_not_compare_and_say_why(done, clips, tmp_path, monkeypatch):
+    monkeypatch.chdir(done)
+    assert compare("audit.json", ".").differences == []
     other = json.loads((done / "audit.json").read_bytes())
     assert read_record(str(done / "audit.json"))["seal"] == other["seal"]
     (tmp_path / "audit.json").write_text(json.dumps(other | {"protocol_id": "0" * 64}))

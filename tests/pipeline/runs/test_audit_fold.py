@@ -12,9 +12,11 @@ from pipeline.runs.audit_fold import (
     fold_rows,
     inception_state,
 )
+from pipeline.runs.audit_record import clips_per_second
 from pipeline.runs.audit_sums import AuditSums
 from pipeline.runs.audit_values import Originals, histogram_edges, unfit_clips, values_of
 from pipeline.stages.latent_health import LatentSums
+from pipeline.store.documents import write_json
 from pipeline.store.files import Folder
 from pipeline.store.index import close_store, open_store
 from pipeline.store.ledger import commit_shard
@@ -175,6 +177,26 @@ def test_histograms_hold_every_clip(store, rows):
         expected, _ = np.histogram([row[metric] for row in rows], bins=edges[metric])
         assert counts == expected.tolist()
         assert sum(counts) == CLIPS
+
+
+@pytest.mark.parametrize("other", [1.0, 1.0 - 2**-53, 1.0 - 2**-40])
+def test_values_that_are_all_but_equal_have_a_histogram(store, rows, other):
+    alike = [row | {"psnr": other if number else 1.0} for number, row in enumerate(rows)]
+    opened = store(alike, SPLITS[0])
+    (edges, counts) = histogram_edges([opened])["psnr"], folded(opened).histograms["psnr"]
+    assert (np.diff(edges) > 0).all()
+    assert edges[0] <= other <= 1.0 <= edges[-1]
+    assert (len(counts), sum(counts)) == (40, CLIPS)
+
+
+def test_a_run_that_failed_tells_no_rate(tmp_path):
+    folder = Folder(str(tmp_path))
+    ended = {"counts": {"worked_clips": 30}, "worker_seconds": {"reconstruct": 2.0, "measure": 9.0}, "error": None}
+    failed = {"counts": {"workers": 1}, "worker_seconds": {"reconstruct": 50.0}, "error": "Stopped"}
+    write_json(folder, "runs/b/record.json", failed)
+    assert clips_per_second(folder) is None
+    write_json(folder, "runs/a/record.json", ended)
+    assert clips_per_second(folder) == 15.0
 
 
 @pytest.mark.parametrize("sizes", SPLITS)

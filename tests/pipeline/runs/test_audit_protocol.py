@@ -56,6 +56,17 @@ def test_what_was_prepared_otherwise_is_refused_line_by_line(tmp_path):
     assert not any("num_frames" in line or "fps" in line for line in lines)
 
 
+def test_a_part_of_the_media_is_not_the_data_set(tmp_path):
+    protocol = NAMED_PROTOCOLS["coco-256"]
+    command = "vitok prepare --output x --resolution 256 --num-frames 1 --tubelet 1x16 --codec png"
+    whole = clip_store(command, tmp_path, planned=protocol.media)
+    preprocessing = dict(whole.document["preprocessing"])
+    preprocessing["filters"] = preprocessing["filters"] | {"min_side": 300}
+    filtered = replace(whole, document=dict(whole.document) | {"preprocessing": preprocessing})
+    assert protocol.differences(whole) == []
+    assert protocol.differences(filtered) == ["filters.min_side: 0, now 300"]
+
+
 def test_the_protocol_id_hangs_on_pixels_metrics_and_networks_alone(tmp_path):
     command = "vitok prepare --output x --resolution 64 --num-frames 16 --tubelet 4x8"
     store = clip_store(command, tmp_path, planned=3)

@@ -220,9 +220,27 @@ def test_audit_measures_what_a_plain_loop_measures(clips, tokenizer, tmp_path):
 
 
 def test_clips_of_another_tubelet_are_refused(corpus, tokenizer, ray_here, tmp_path):
-    prepared(corpus, tmp_path / "clips", tubelet="4x8", num_frames=8)
-    with pytest.raises(ValueError, match=r"prepared for tubelets 4x8, the tokenizer .* has 2x8"):
+    prepared(corpus, tmp_path / "clips", tubelet="3x8", num_frames=6)
+    with pytest.raises(ValueError, match=r"prepared for tubelets 3x8, the tokenizer .* has 2x8"):
         encoded(tmp_path / "clips", tokenizer, tmp_path / "latents")
+
+
+def test_clips_of_a_coarser_tubelet_have_the_latents_of_the_tokenizer_s_own(corpus, tokenizer, latents, tmp_path):
+    prepared(corpus, tmp_path / "clips", tubelet="2x16")
+    encoded(tmp_path / "clips", tokenizer, tmp_path / "latents")
+    means = []
+    for folder in (latents["parquet"], tmp_path / "latents"):
+        store = LatentStore(str(folder))
+        assert store.buckets == {(1, 4, 4): PHOTOGRAPHS, (2, 4, 4): VIDEO_CLIPS}
+        means.append(
+            {
+                key: mean
+                for batch in store.batches(64)
+                for key, mean in zip(batch.columns["key"], batch.latents["mean"], strict=True)
+            }
+        )
+    assert means[0].keys() == means[1].keys()
+    assert all(torch.equal(mean, means[1][key]) for key, mean in means[0].items())
 
 
 def test_the_plain_image_case(corpus, ray_here, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.runs.clips import clip_shapes
 from pipeline.runs.prepare import prepare
 from pipeline.runs.prepare_config import PrepareConfig
 from pipeline.runs.sample import SampleConfig, sample
@@ -19,6 +20,8 @@ from pipeline.store.files import Folder
 from pipeline.store.index import open_store
 from pipeline.store.plan import RunRefusedError
 from schemas.metadata import CLIP_STORE_FORMAT
+from tests.vitok.adapters.models import make
+from vitok.adapters.load import load_adapter
 from vitok.config import Grid
 from vitok.generator.checkpoint import Generator, load_generator, save_generator
 from vitok.generator.config import DitConfig, GeneratorConfig
@@ -135,12 +138,73 @@ def test_the_same_bytes_with_any_number_of_workers_and_through_a_kill(asked, sta
         ({"grid": "1x8x8"}, "--grid: got 1x8x8, the generator was trained on 1x4x4, 2x4x4"),
         ({"solver": "ddim"}, "got ddim for a flow"),
         ({"metrics": "psnr"}, "expected different names out of fid_2015"),
+        ({"guidance": float("inf")}, "guidance: got inf"),
+        ({"seed": -1}, "--seed: got -1"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_before_work_begins(asked, change, message):
     with pytest.raises(ValueError, match=message):
         sample(replace(asked, **change))
     assert not (Path(asked.output) / "plan").exists()
+
+
+def edited(generator, folder, *, spoilt_classes=(), **changes):
+    """A generator with another config, and NaN of some classes, in a folder of its own."""
+    found = load_generator(generator)
+    found.network.class_embed.weight.data[list(spoilt_classes)] = float("nan")
+    save_generator(str(folder), Generator(config=replace(found.config, **changes), network=found.network))
+    return str(folder)
+
+
+def test_a_class_that_is_rejected_leaves_its_row_empty(asked, generator, tmp_path):
+    result = sample(replace(asked, generator=edited(generator, tmp_path / "spoilt", spoilt_classes=[1])))
+    assert (result.summary.stored, result.summary.reasons) == (6, {"nonfinite_reconstruction": 3})
+    clips = {clip.metadata.key: clip.pixels[0] for clip in clips_of(asked.output)}
+    with Image.open(result.picture) as picture:
+        rows = np.split(np.asarray(picture), 3)
+    assert not rows[1].any()
+    for place, keys in ((0, (0, 1, 2)), (2, (6, 7, 8))):
+        expected = np.concatenate([clips[f"sample-{key:09d}"] for key in keys], axis=1)
+        np.testing.assert_array_equal(rows[place], expected)
+
+
+def test_samples_stand_under_the_grid_of_their_clips(ray_here, generator, tmp_path):
+    """Wan makes two latent frames of five frames of a clip."""
+    tokenizer = str(tmp_path / "wan")
+    make("AutoencoderKLWan").save_pretrained(tokenizer)
+    changes = {
+        "grids": (Grid(frames=2, height=4, width=4),),
+        "num_frames": (5,),
+        "tokenizer_fingerprint": load_adapter(tokenizer).fingerprint,
+    }
+    config = SampleConfig(
+        generator=edited(generator, tmp_path / "generator", **changes),
+        tokenizer=tokenizer,
+        output=str(tmp_path / "samples"),
+        per_class=1,
+        steps=1,
+        batch_size=3,
+    )
+    sample(config)
+    store = open_store(Folder(config.output), format_name=CLIP_STORE_FORMAT)
+    assert clip_shapes(store) == {clip.pixels.shape[:3] for clip in clips_of(config.output)} == {(5, 16, 16)}
+    assert not verify(VerifyConfig(store=config.output)).problems
+
+
+def test_a_metric_that_does_not_fit_the_clips_is_refused_before_work_begins(asked, corpus, generator, tmp_path):
+    try:
+        find_weights("i3d_kinetics400")
+    except MissingWeightsError as error:
+        pytest.skip(str(error))
+    real = str(tmp_path / "real")
+    prepare(PrepareConfig(input=(str(corpus),), output=real, resolution=32, num_frames=1, tubelet="1x8"))
+    scored = replace(asked, metrics="fvd", reference=real)
+    with pytest.raises(ValueError, match="fvd needs clips of at least 9 frames, and the samples are clips of 1x32x32"):
+        sample(scored)
+    longer = edited(generator, tmp_path / "longer", grids=(Grid(frames=5, height=4, width=4),), num_frames=(10,))
+    with pytest.raises(ValueError, match=r"fvd needs .*, and --reference \S+ holds clips of 1x32x32"):
+        sample(replace(scored, generator=longer))
+    assert not Path(asked.output).exists()
 
 
 def test_another_tokenizer_is_refused(asked, tmp_path):
@@ -174,5 +238,7 @@ def test_scores_compare_with_real_clips(asked, corpus, tmp_path):
     assert result.scores["fid_2015"] > 100
     document = json.loads((Path(asked.output) / "scores.json").read_text())
     assert document["scores"] == result.scores
+    assert (document["samples"]["clips"], document["reference"]["clips"]) == (9, len(clips_of(real)))
+    assert document["metrics"]["fid_2015"]["weights"]["inception_2015"]["sha256"]
     # Scored against themselves, the same clips are at no distance.
     assert sample(replace(asked, metrics="fid_2015", reference=asked.output)).scores["fid_2015"] < 1e-3

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,18 @@ def test_latents_stand_beside_the_clips_that_they_were_made_of(clips, latents, t
     assert show_store(config, StartClock(started=0.0)) == 0
     assert capsys.readouterr().out == f"{output}\n"
     assert Path(output).read_bytes() == Path(latents, "report.html").read_bytes()
+
+
+def test_clips_are_looked_for_in_the_shards_that_the_latents_were_made_of(clips, latents, tmp_path):
+    copy = tmp_path / "clips"
+    shutil.copytree(clips, copy)
+    (shown,) = (name for name in page_of(latents, num_examples=1).frames() if name.startswith("clip of "))
+    for path in copy.glob("grid=*/shard-*.tar"):
+        with path.open("rb") as stream:
+            keys = [clip.metadata.key for clip in read_clips(stream, where=path.name)]
+        if shown.removeprefix("clip of ") not in keys:
+            path.write_bytes(b"damaged")
+    assert shown in page_of(latents, shards=str(copy), num_examples=1).frames()
 
 
 def test_without_the_clip_store_latents_are_shown_alone(latents, tmp_path):

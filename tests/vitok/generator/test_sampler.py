@@ -137,7 +137,7 @@ def test_classes_that_are_none_are_refused(networks, classes, message):
         sample_latents(CONFIG, networks["diffusion"], classes=classes, seeds=(1, 2), settings=settings())
 
 
-@pytest.mark.parametrize("change", [{"num_steps": 0}, {"batch_size": 0}, {"solver": "rk4"}])
+@pytest.mark.parametrize("change", [{"num_steps": 0}, {"batch_size": 0}, {"solver": "rk4"}, {"guidance": float("nan")}])
 def test_settings_that_cannot_be_are_refused(change):
     with pytest.raises(ValueError, match="expected"):
         settings(**change)

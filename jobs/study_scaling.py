@@ -1,4 +1,4 @@
-"""Study scaling: a tokenizer for each combination of sizes, and how its quality follows the size of its latent."""
+"""Study scaling: tokenizers of several sizes, generators on them if asked, and how quality follows latent size."""
 
 import sys
 
@@ -9,7 +9,8 @@ from pipeline.training.study import StudyConfig, StudyFailedError, study
 
 def study_scaling(config: StudyConfig, clock: StartClock) -> int:
     """Run the job and print its points and the lines through them."""
-    from pipeline.report.study import PAPER_FITS, table
+    from pipeline.report.study import table
+    from pipeline.report.study_data import PAPER_FITS
 
     try:
         summary = study(config, clock=clock)

@@ -36,7 +36,7 @@ def write_audit_page(output: Folder, path: str, data: AuditData) -> None:
     colours = _colours(data.candidates)
     content = {
         "clips": data.clips,
-        "summary": _summary(data, colours),
+        "summary": summary_table(data),
         "intervals": data.intervals,
         "skipped": [(metric_style(item.metric).label, item.candidate, item.reason) for item in data.skipped],
         "charts": [*_against_bytes(data, colours), *_distributions(data, colours)],
@@ -60,9 +60,9 @@ def _colours(candidates: Sequence[Candidate]) -> dict[str, int]:
     return {candidate.name: groups.index(candidate.line or candidate.name) for candidate in candidates}
 
 
-def _summary(data: AuditData, colours: Mapping[str, int]) -> Table:
+def summary_table(data: AuditData) -> Table:
     """A row for each candidate; a price that none has has no column."""
-    candidates = data.candidates
+    candidates, colours = data.candidates, _colours(data.candidates)
     prices: list[tuple[str, list[float | None], Callable[[float], str]]] = [
         ("bytes a clip", [each.bytes_per_clip for each in candidates], size_text),
         ("floats a clip", [each.floats_per_clip for each in candidates], lambda value: fixed(value, 0)),

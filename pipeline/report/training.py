@@ -51,16 +51,45 @@ def write_training_page(
         identity: Everything that can change a weight; JSON.
     """
     films = Films()
-    names = [name for name in output.find(pictures) if _PICTURE.search(name)]
     content = {
         "url": output.url,
         "facts": _facts(points, player),
         "charts": training_charts(points, player=player),
-        "pictures": [_card(films, output, name) for name in _spread(names)[::-1]],
+        "pictures": picture_cards(films, output, pictures, most=_MOST_PICTURES),
         "pictured": _PICTURED[player],
         "record": canonical_json(identity).decode(),
     }
     write_page(output, path, template="training.html.j2", title="Training", films=films, content=content)
+
+
+def picture_cards(films: Films, output: Folder, folder: str, *, most: int) -> list[dict[str, object]]:
+    """Cards of at most so many of a training's pictures, evenly apart, with the first and the last; later steps first.
+
+    Args:
+        films: Take the pictures in.
+        output: A folder.
+        folder: In it, of step-NNNNNNNN.png; it may be absent.
+        most: At least two.
+    """
+    found = [(int(step[1]), name) for name in output.find(folder) if (step := _PICTURE.search(name))]
+    shown = min(len(found), most)
+    spread = [found[place * (len(found) - 1) // max(shown - 1, 1)] for place in range(shown)]
+    return [picture_card(films, output, name, title=f"step {step:,}") for step, name in spread[::-1]]
+
+
+def picture_card(films: Films, output: Folder, name: str, *, title: str) -> dict[str, object]:
+    """Card of a picture with several clips in it.
+
+    Args:
+        films: Take the picture in.
+        output: A folder.
+        name: In it.
+        title: Above the picture.
+    """
+    with Image.open(io.BytesIO(output.read_bytes(name))) as image:
+        frame = np.asarray(image.convert("RGB"))
+    film = films.add(film_of(frame[None], longest_side=_LONGEST_SIDE))
+    return {"title": title, "notes": [], "fps": "", "pictures": [("picture", film)]}
 
 
 def training_charts(points: Sequence[Point], *, player: str) -> list[Chart]:
@@ -107,18 +136,3 @@ def _mark(points: Sequence[Point], name: str, *, label: str, colour: int) -> Mar
 def _curve(points: Sequence[Point], name: str) -> tuple[list[float], list[float]]:
     found = [(float(step), values[name]) for step, values in points if name in values]
     return [step for step, _ in found], [value for _, value in found]
-
-
-def _spread(names: Sequence[str]) -> list[str]:
-    """At most `_MOST_PICTURES`, evenly apart, with the first and the last."""
-    shown = min(len(names), _MOST_PICTURES)
-    return [names[place * (len(names) - 1) // max(shown - 1, 1)] for place in range(shown)]
-
-
-def _card(films: Films, output: Folder, name: str) -> dict[str, object]:
-    with Image.open(io.BytesIO(output.read_bytes(name))) as image:
-        frame = np.asarray(image.convert("RGB"))
-    found = _PICTURE.search(name)
-    assert found is not None
-    film = films.add(film_of(frame[None], longest_side=_LONGEST_SIDE))
-    return {"title": f"step {int(found[1]):,}", "notes": [], "fps": "", "pictures": [("picture", film)]}

@@ -42,7 +42,7 @@ def train_generator(config: GeneratorTrainConfig, *, clock: StartClock | None = 
     if config.tokenizer:
         config = replace(config, tokenizer=_tokenizer_of(config, store))
         sample_settings(config).solver_of(config.model.process)  # here, so that what cannot be drawn costs no training
-    generator = describe_generator(config, store)
+    generator, counts = describe_generator(config, store), latents_by_grid(config, store)
     identity = {
         "format_version": FORMAT_VERSION,
         "latents": {"fingerprint": store.document["fingerprint"], "index": store.document["index"]},
@@ -55,12 +55,12 @@ def train_generator(config: GeneratorTrainConfig, *, clock: StartClock | None = 
             job="train-generator",
             output=output,
             identity=identity,
-            num_samples=len(store),
+            num_samples=sum(counts.values()),
             result=GENERATOR_FOLDER,
             player="generator",
             max_steps=config.optimizer.max_steps,
             parallel=config.parallel,
-            counts={"buckets": {str(grid): count for grid, count in store.buckets.items()}},
+            counts={"buckets": {str(grid): count for grid, count in counts.items()}},
         ),
         lambda: partial(train_generator_worker, task),
         config=config,
@@ -73,13 +73,12 @@ def describe_generator(config: GeneratorTrainConfig, store: "LatentStore") -> Ge
     """What a generator of a store will be: its classes are the store's labels, sorted.
 
     Raises:
-        ValueError: The store has no latents, lacks columns that are asked for, or fewer latents of a grid than workers.
+        ValueError: The store has no latents, none of the grid or columns that are asked for, or fewer of a grid than
+            workers.
     """
     from pipeline.training.generator_classes import labels_of
 
-    counts = {Grid(frames=t, height=h, width=w): count for (t, h, w), count in store.buckets.items() if count}
-    if not counts:
-        raise ValueError(f"--store: {store.url} holds no latents to train on")
+    counts = latents_by_grid(config, store)
     fewest = min(counts.values())
     if fewest < config.parallel.num_workers:
         raise ValueError(
@@ -89,7 +88,7 @@ def describe_generator(config: GeneratorTrainConfig, store: "LatentStore") -> Ge
     if config.model.positions == "learned_rope1d" and len(counts) > 1:
         raise ValueError(
             f"--positions: got learned_rope1d for grids {', '.join(map(str, counts))}: learned positions are of one "
-            "grid; rope3d takes any"
+            "grid: name it (--grid), or take rope3d"
         )
     missing = [name for name in _columns(config) if name not in store.latent_columns]
     if missing:
@@ -111,6 +110,23 @@ def describe_generator(config: GeneratorTrainConfig, store: "LatentStore") -> Ge
         latents_std=tuple(statistics.std.tolist() if config.latents.normalize else [1.0] * store.channels),
         tokenizer_fingerprint=store.tokenizer_fingerprint,
     )
+
+
+def latents_by_grid(config: GeneratorTrainConfig, store: "LatentStore") -> dict[Grid, int]:
+    """How many latents there are to learn.
+
+    Raises:
+        ValueError: There are none.
+    """
+    counts = {Grid(frames=t, height=h, width=w): count for (t, h, w), count in store.buckets.items() if count}
+    if not counts:
+        raise ValueError(f"--store: {store.url} holds no latents to train on")
+    if not config.latents.grid:
+        return counts
+    grid = Grid.parse(config.latents.grid)
+    if grid not in counts:
+        raise ValueError(f"--grid: got {grid}, {store.url} has latents of {', '.join(map(str, counts))}")
+    return {grid: counts[grid]}
 
 
 def _columns(config: GeneratorTrainConfig) -> list[str]:

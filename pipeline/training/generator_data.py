@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.training.generator_config import LatentFlags
 from pipeline.training.generator_objective import LabelledLatents
+from vitok.config import Grid
 from vitok.latents.store import LatentStore
 
 
@@ -71,6 +74,7 @@ class LatentBatches:
             view="random_flip" if flags.flip else "plain",
             rank=rank,
             world_size=world_size,
+            positions=_positions(store, flags.grid),
             endless=True,
         )
         if used:
@@ -92,3 +96,12 @@ class LatentBatches:
             places = torch.arange(self._num_parts) % len(keys)
             latents, classes = latents[places], classes[places]
         return LatentsOfStep(inputs=LabelledLatents(latents=latents, classes=classes), keys=keys, used=batch.state)
+
+
+def _positions(store: LatentStore, grid: str) -> NDArray[np.int64] | None:
+    """Global positions of the latents of a grid; None: of all."""
+    if not grid:
+        return None
+    index, wanted = store.index, Grid.parse(grid)
+    place = index.grids.index((wanted.frames, wanted.height, wanted.width))
+    return np.flatnonzero(np.repeat(index.bucket == place, np.diff(index.offsets)))

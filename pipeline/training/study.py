@@ -1,8 +1,9 @@
 """A study: one training for each point of a product of axes, and how what they reach follows what they are.
 
-<output>/points/NAME/   one training run each, as `train` leaves it
-<output>/study.json     points, lines through them, protocol; study.png and study.html show it
-<output>/plan/          what all points share; a later start may ask for more points, not for other ones
+<output>/points/NAME/        one point each (`pipeline.training.study_point`)
+<output>/study.json          points, lines through them, protocol; study.png and study.html show it
+<output>/plan/               what all points share; a later start may ask for more points, not for other ones
+<output>/generation/plan/    what their generators share, fixed by the first start that asks for generators
 """
 
 import itertools
@@ -27,15 +28,15 @@ from pipeline.training.config import (
     TrainConfig,
     WatchFlags,
 )
-from pipeline.training.tokenizer import TrainSummary, train
+from pipeline.training.study_point import GenerationFlags, check_scores, is_finished, point_of, run_point
 from schemas.metadata import CLIP_STORE_FORMAT, FORMAT_VERSION
 from vitok.config import Bottleneck, Positions
 
 if TYPE_CHECKING:  # matplotlib, which flags do without
-    from pipeline.report.study import LineFit, StudyPoint
+    from pipeline.report.study_data import LineFit, StudyPoint
 
 POINTS_FOLDER = "points"
-_VALIDATION = "validation/"
+_GENERATION_FOLDER = "generation"
 logger = logging.getLogger(__name__)
 
 
@@ -45,7 +46,7 @@ class StudyFailedError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudyConfig:
-    """Train a tokenizer for each combination of the axes, and compare them."""
+    """Train a tokenizer for each combination of the axes, and on its latents a generator if asked, and compare them."""
 
     shards: tuple[str, ...]
     """Clip stores that prepare_corpus wrote, all of one size of clips; their tubelet is a multiple of every variant's.
@@ -69,6 +70,7 @@ class StudyConfig:
     loss: LossFlags = field(default_factory=LossFlags)
     parallel: ParallelFlags = field(default_factory=ParallelFlags)
     watch: WatchFlags = field(default_factory=WatchFlags)
+    generation: GenerationFlags = field(default_factory=GenerationFlags)
     break_claim: bool = False
     """Take over object-store folders, the study's and its points', whose runs are known to be dead."""
 
@@ -80,10 +82,26 @@ class StudyConfig:
             raise ValueError(f"--concurrency: got {self.concurrency}, expected at least 1")
         if not self.watch.validation:
             raise ValueError("--validation: got none, expected the clip store that points are compared on")
+        if self.generation.generator_recipe:
+            self._check_generation()
         names = [name for name, _ in self.trainings()]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"got the point {twice[0]} more than once, expected each value of an axis once")
+
+    def _check_generation(self) -> None:
+        if len(self.shards) != 1:
+            raise ValueError(
+                f"--generator-recipe: got {len(self.shards)} stores of --shards, expected one: its latents are what "
+                "a generator is trained on"
+            )
+        latent = self.generation.recipe(store="", output="").latents.latent
+        without = [name for name in self.bottlenecks if name != "kl"]
+        if latent == "posterior" and without:
+            raise ValueError(
+                f"--generator-recipe: {self.generation.generator_recipe} learns draws from posteriors, and those of "
+                f"--bottlenecks {', '.join(without)} have no variance: give laptop, which learns means"
+            )
 
     def trainings(self) -> Iterator[tuple[str, TrainConfig]]:
         """Name and training of each point, in order.
@@ -126,7 +144,7 @@ class StudySummary:
     fits: "Mapping[str, LineFit]"
     """By metric, over log2 E; empty where E does not vary."""
     trained: int
-    """Points that this run trained, or went on with."""
+    """Points that this run began, or went on with."""
     page: str
     """Path or URL."""
 
@@ -137,20 +155,22 @@ def study(config: StudyConfig, *, clock: StartClock | None = None) -> StudySumma
     Raises:
         RunRefusedError: Another run holds the folder, or it was begun with other settings or stores.
         ValueError: A store cannot be used, or clips have several sizes.
-        FileNotFoundError: There are no weights for LPIPS.
+        FileNotFoundError: There are no weights for LPIPS, or for a score of samples.
         StudyFailedError: Points failed; the others are finished and written.
     """
-    from pipeline.report.study import PAGE_FILE, fits_of, write_study
-    from pipeline.training.worker import TOKENIZER_FOLDER
+    from pipeline.report.study import PAGE_FILE, write_study
+    from pipeline.report.study_data import fits_of
     from vitok.networks.lpips import Lpips
 
-    output = Folder(config.output)
+    output, generation = Folder(config.output), config.generation
     trainings = dict(config.trainings())
     if config.loss.lpips_weight:
         Lpips.load()  # here, so that weights that are not there cost no start of Ray
     stores = tuple(_open_clips(url, config.variants) for url in config.shards)
     validation = _open_clips(config.watch.validation, config.variants)
     shape = _clip_shape(config, stores, validation)
+    if generation.generator_recipe:
+        check_scores(generation, [*stores, validation], shape)
     identity = {
         "format_version": FORMAT_VERSION,
         "clips": [store.identity for store in stores],
@@ -161,21 +181,24 @@ def study(config: StudyConfig, *, clock: StartClock | None = None) -> StudySumma
     with held(output, job="study", config=config, clock=clock, break_claim=config.break_claim) as record:
         clips = sum(row.stored for store in stores for row in store.rows)
         settle_identity(output, job="study", identity=identity, num_clips=clips)
-        pending = {
-            name: training
-            for name, training in trainings.items()
-            if not Folder(training.output).exists(f"{TOKENIZER_FOLDER}/config.json")
-        }
+        protocol = {**identity, "clip": "x".join(map(str, shape))}
+        if generation.generator_recipe:
+            protocol["generation"] = generation.to_json()
+            settle_identity(
+                output.subfolder(_GENERATION_FOLDER), job="study", identity=generation.to_json(), num_clips=clips
+            )
+        pending = {name: training for name, training in trainings.items() if not is_finished(training, generation)}
         failed: dict[str, str] = {}
         if pending:
             with record.phase("ray"):
                 connect()
             with record.phase("work"):
-                failed = _train_all(pending, config, finished=len(trainings) - len(pending))
-        points = tuple(_point_of(name, training, shape) for name, training in trainings.items() if name not in failed)
+                failed = _run_all(pending, config, finished=len(trainings) - len(pending))
+        points = tuple(
+            point_of(name, training, generation, shape) for name, training in trainings.items() if name not in failed
+        )
         record.counts |= {"points": len(points), "trained": len(pending) - len(failed), "failed": failed}
         if points:
-            protocol = {**identity, "clip": "x".join(map(str, shape))}
             write_study(output, points=points, protocol=protocol, failed=failed)
         if failed:
             raise StudyFailedError(
@@ -190,7 +213,7 @@ def study(config: StudyConfig, *, clock: StartClock | None = None) -> StudySumma
 def _open_clips(url: str, variants: Sequence[str]) -> Store:
     store = open_store(Folder(url), format_name=CLIP_STORE_FORMAT)
     for variant in variants:
-        check_tubelet(store, variant.partition("/")[2], f"the variant {variant}", finer=True)
+        check_tubelet(store, variant.partition("/")[2], f"the variant {variant}")
     return store
 
 
@@ -215,22 +238,22 @@ def _clip_shape(config: StudyConfig, stores: Sequence[Store], validation: Store)
     return shape
 
 
-def _train_all(pending: Mapping[str, TrainConfig], config: StudyConfig, *, finished: int) -> dict[str, str]:
-    """Train points, some at a time; why points failed, by name."""
+def _run_all(pending: Mapping[str, TrainConfig], config: StudyConfig, *, finished: int) -> dict[str, str]:
+    """Bring points to their ends, some at a time; why points failed, by name."""
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    # A point is a driver of its own training: it waits, its workers compute.
-    start = ray.remote(num_cpus=0)(train)
+    # A point is a driver of its own jobs: it waits, their workers compute.
+    start = ray.remote(num_cpus=0)(run_point)
     at_once = _room(config)
     waiting = list(pending)
-    running: dict[ray.ObjectRef[TrainSummary], str] = {}
+    running: dict[ray.ObjectRef[None], str] = {}
     failed: dict[str, str] = {}
     with Progress("study", total=finished + len(pending), done=finished, unit="points") as progress:
         while waiting or running:
             while waiting and len(running) < at_once:
                 name = waiting.pop(0)
-                running[start.remote(pending[name])] = name
+                running[start.remote(pending[name], config.generation)] = name
             (done,), _ = ray.wait(list(running))
             name = running.pop(done)
             try:
@@ -253,39 +276,3 @@ def _room(config: StudyConfig) -> int:
     if at_once < config.concurrency:
         logger.info("study: %d points at a time, the cluster has no room for %d", at_once, config.concurrency)
     return at_once
-
-
-def _point_of(name: str, training: TrainConfig, shape: tuple[int, int, int]) -> "StudyPoint":
-    """What a finished training is and has reached."""
-    from pipeline.report.study import StudyPoint
-    from pipeline.training.checkpoint import read_curve
-    from vitok.model.count import count
-
-    metrics = {
-        key.removeprefix(_VALIDATION): value
-        for point in read_curve(Folder(training.output))
-        if point.step == training.optimizer.max_steps
-        for key, value in point.values.items()
-        if key.startswith(_VALIDATION)
-    }
-    assert metrics, f"{training.output}: a study's training ends with a validation"
-    autoencoder = training.model.autoencoder()
-    frames, height, width = shape
-    counted = count(autoencoder, num_frames=frames, height=height, width=width)
-    encoder, decoder = training.model.variant.partition("/")[0].split("-")
-    return StudyPoint(
-        name=name,
-        encoder=encoder,
-        decoder=decoder,
-        tubelet=str(autoencoder.tubelet),
-        latent_channels=autoencoder.latent_channels,
-        positions=autoencoder.positions,
-        bottleneck=autoencoder.bottleneck,
-        seed=training.optimizer.seed,
-        grid=str(counted.grid),
-        latent_size=counted.latent_size,
-        encoder_parameters=counted.parameters.encode,
-        decoder_parameters=counted.parameters.decode,
-        macs=counted.macs.total,
-        metrics=metrics,
-    )

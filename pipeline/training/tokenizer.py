@@ -110,7 +110,7 @@ def _autoencoder(config: TrainConfig) -> tuple[AutoEncoderConfig, str | None]:
 
 def _open_clips(url: str, autoencoder: AutoEncoderConfig) -> Store:
     store = open_store(Folder(url), format_name=CLIP_STORE_FORMAT)
-    check_tubelet(store, str(autoencoder.tubelet), "the tokenizer to be trained", finer=True)
+    check_tubelet(store, str(autoencoder.tubelet), "the tokenizer to be trained")
     if not any(row.stored for row in store.rows):
         raise ValueError(f"{url} holds no clips to train on")
     return store

@@ -70,8 +70,11 @@ class Page(HTMLParser):
         return found
 
 
-def check_alone(html):
-    """Nothing on the page is fetched, and no script or style runs but those that it was written with."""
+def check_alone(html, *, links=()):
+    """Nothing on the page is fetched, and no script or style runs but those that it was written with.
+
+    A link is fetched by whoever follows it: there are these, in this order.
+    """
     assert not re.search(r"@import|url\(", html)
     page = Page(html)
     (policy,) = (attributes["content"] for tag, attributes in page.tags if attributes.get("http-equiv"))
@@ -81,7 +84,8 @@ def check_alone(html):
         assert tag not in {"iframe", "object", "embed", "base", "form"}
         assert not any(name.startswith("on") or name == "style" for name in attributes)
         for name in ("src", "href", "srcset", "action"):
-            assert attributes.get(name, "data:").startswith("data:")
+            assert tag == "a" or attributes.get(name, "data:").startswith("data:")
+    assert [attributes["href"] for tag, attributes in page.tags if tag == "a"] == list(links)
     scripts = [attributes for tag, attributes in page.tags if tag == "script"]
     assert sum("type" not in attributes for attributes in scripts) == 1
     return page

@@ -11,16 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.report.study import (
-    PAPER_FITS,
-    StudyPoint,
-    axis_of,
-    draw_study,
-    fit_line,
-    fits_of,
-    table,
-    write_study,
-)
+from pipeline.report.study import draw_study, panels_of, table, write_study
+from pipeline.report.study_data import PAPER_FITS, StudyPoint, axis_of, fit_line, fits_of, shown_metrics
 from pipeline.store.files import Folder
 from tests.pipeline.report.pages import Page, check_alone
 
@@ -160,8 +152,36 @@ def test_the_table_leaves_out_what_does_not_vary():
     assert "LPIPS" in table([replace(POINT, metrics=dict(POINT.metrics, lpips=0.5))])[0]
 
 
-def written(folder, points, failed=()):
-    write_study(Folder(str(folder)), points=points, protocol=PROTOCOL, failed=dict(failed))
+def generated():
+    """The same points, and a generator for each: the best at a middle E."""
+    return [
+        replace(point, metrics={**point.metrics, "generation/fid_2015": 40.0 + (math.log2(point.latent_size) - 7) ** 2})
+        for point in scaled()
+    ]
+
+
+def test_a_score_of_generation_stands_beside_reconstruction_and_has_no_line():
+    points = generated()
+    assert shown_metrics(points) == ["psnr", "ssim", "generation/fid_2015"]
+    assert set(fits_of(points)) == {"psnr", "ssim"}
+    assert fits_of(points) == fits_of(scaled())
+    assert [row[-1] for row in table(points)] == ["gFID (2015)", "41.00", "44.00", "49.00", "41.00", "40.00", "41.00"]
+    *_, panel = panels_of(points)
+    assert (panel.x_label, panel.y_label, panel.lines) == (panels_of(scaled())[0].x_label, "gFID (2015)", ())
+    drawn = [(series.name, dict(zip(series.x, series.y, strict=True))) for series in panel.series]
+    assert drawn == [
+        ("tubelet 1x8", {8.0: 41.0, 9.0: 44.0, 10.0: 49.0}),
+        ("tubelet 1x16", {6.0: 41.0, 7.0: 40.0, 8.0: 41.0}),
+    ]
+    assert "gFID (2015)" in draw_study(points).svg
+
+
+def test_a_score_that_some_points_lack_is_not_shown():
+    assert shown_metrics([*generated(), *scaled()]) == shown_metrics([*scaled(), *generated()]) == ["psnr", "ssim"]
+
+
+def written(folder, points, failed=(), **protocol):
+    write_study(Folder(str(folder)), points=points, protocol={**PROTOCOL, **protocol}, failed=dict(failed))
     assert sorted(path.name for path in folder.iterdir() if path.is_file()) == ["study.html", "study.json", "study.png"]
     return (folder / "study.html").read_text(encoding="utf-8")
 
@@ -182,6 +202,21 @@ def test_the_page_shows_points_lines_and_protocol(tmp_path):
     assert html.count("<circle") == 2 * len(scaled())
     assert html.count('class="path dashed"') == 2
     assert "without a result" not in text
+
+
+def test_the_page_says_what_the_generators_were(tmp_path):
+    generation = {
+        "recipe": {"variant": "N", "process": "flow", "max_steps": 53, "batch_size": 16},
+        "samples_per_class": 29,
+        "sample_steps": 31,
+        "guidance": 1.5,
+        "metrics": "fid_2015",
+    }
+    html = written(tmp_path, generated(), generation=generation)
+    text = check_alone(html).text
+    assert html.count("<circle") == 3 * len(generated())
+    assert "Each generator: N, flow, 53 steps of 16 latents; scored are 29 samples of each class, 31 steps" in text
+    assert "gFID (2015)" in text
 
 
 def test_a_failed_point_is_named_and_its_reason_is_text(tmp_path):

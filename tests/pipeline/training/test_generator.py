@@ -126,6 +126,24 @@ def test_it_learns_and_shows_samples(store, tokenizer, tmp_path):
     assert (again.steps, again.resumed_steps, again.seconds) == (0, 40, 0.0)
 
 
+def test_one_grid_alone_can_be_learned(store):
+    asked = config(store, "/out", max_steps=1, latents={"grid": "1x4x4"}, model={"positions": "learned_rope1d"})
+    opened = LatentStore(str(store))
+    described = describe_generator(asked, opened)
+    assert (described.grids, described.num_frames) == ((Grid(frames=1, height=4, width=4),), (1,))
+    batches = LatentBatches(
+        opened, asked.latents, classes=described.classes, seed=0, rank=0, world_size=1, num_parts=1, used={}
+    )
+    epoch = [next(batches), next(batches)]
+    assert {tuple(batch.inputs.latents.shape[1:]) for batch in epoch} == {(1, 4, 4, 4)}
+    images = [batch for batch in opened.batches(64) if batch.latents["mean"].shape[1] == 1]
+    assert sorted(key for batch in epoch for key in batch.keys) == sorted(
+        key for batch in images for key in batch.columns["key"]
+    )
+    with pytest.raises(ValueError, match=r"--grid: got 1x8x8, .* has latents of 1x4x4, 2x4x4"):
+        describe_generator(config(store, "/out", max_steps=1, latents={"grid": "1x8x8"}), opened)
+
+
 def test_a_killed_training_goes_on_with_the_losses_of_one_that_was_not(store, start_job, tmp_path):
     """Posterior draws, mirrored views and ragged last steps among them."""
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
@@ -257,6 +275,7 @@ def test_samples_that_cannot_be_drawn_are_refused_before_work_begins(store, toke
         ({"latents": {"batch_size": 2}, "parallel": ParallelFlags(num_workers=2)}, "expected two latents a worker"),
         ({"latents": {"class_dropout": 2.0}}, "--class-dropout: got 2.0, expected 0 to 1"),
         ({"watch": {"samples": 0}}, "--samples: got 0"),
+        ({"optimizer": {"seed": -1}}, "--seed: got -1"),
     ],
 )
 def test_flags_that_cannot_be_are_refused(change, message):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline.training.config import LossFlags, ModelFlags, OptimizerFlags, ParallelFlags
+from pipeline.training.config import IntervalFlags, LossFlags, ModelFlags, OptimizerFlags, ParallelFlags
 from pipeline.training.loop import LoopSettings, _take_step
 from pipeline.training.parallel import Parallel
 from pipeline.training.recipes import RECIPES, tiny
@@ -29,13 +29,9 @@ def objective_of(config):
 def take(objective, *, steps=1, accumulation=1):
     settings = LoopSettings(
         output=None,
-        max_steps=steps,
-        accumulation=accumulation,
-        precision="float32",
-        seed=0,
-        log_every=1,
+        optimizer=OptimizerFlags(max_steps=steps, accumulation=accumulation, precision="float32"),
+        intervals=IntervalFlags(),
         validate_every=1,
-        checkpoint_every=1,
     )
     return [_take_step(settings, objective, PIXELS, step=step, parallel=ALONE) for step in range(steps)]
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,12 @@ from pipeline.store.index import IndexRow, Store
 from pipeline.store.plan import RunRefusedError
 from pipeline.training.config import DataFlags, LossFlags, OptimizerFlags, TrainConfig, WatchFlags
 from pipeline.training.study import StudyConfig, StudyFailedError, study
+from pipeline.training.study_point import GenerationFlags, check_scores
 from pipeline.training.worker import _sides
 from vitok.config import AutoEncoderConfig
+from vitok.latents.store import LatentStore
 from vitok.model.count import count
+from vitok.networks.weights import FOLDER_VARIABLE, MissingWeightsError, find_weights
 
 
 def store(tubelet, **buckets):
@@ -43,20 +47,14 @@ def store(tubelet, **buckets):
 
 
 @pytest.mark.parametrize("tubelet", ["4x16", "2x16", "4x8", "1x4", "2x1"])
-def test_a_tubelet_that_divides_the_store_s_is_finer(tubelet):
-    check_tubelet(store("4x16"), tubelet, "the model", finer=True)
+def test_clips_divide_into_a_tubelet_that_divides_the_store_s(tubelet):
+    check_tubelet(store("4x16"), tubelet, "the model")
 
 
 @pytest.mark.parametrize("tubelet", ["8x16", "4x32", "3x16", "4x12", "8x8"])
 def test_one_that_does_not_is_refused(tubelet):
     with pytest.raises(ValueError, match=f"for tubelets 4x16, the model has {tubelet}: .* or a multiple of it"):
-        check_tubelet(store("4x16"), tubelet, "the model", finer=True)
-
-
-def test_who_reads_the_names_of_buckets_takes_no_finer_one():
-    check_tubelet(store("1x16"), "16", "the model")
-    with pytest.raises(ValueError, match="for tubelets 4x16, the model has 2x8"):
-        check_tubelet(store("4x16"), "2x8", "the model")
+        check_tubelet(store("4x16"), tubelet, "the model")
 
 
 def test_the_size_of_clips_is_the_store_s_grid_times_its_own_tubelet():
@@ -84,6 +82,12 @@ def config(clips, output, **others):
     )
 
 
+def generation(**others):
+    """The smallest second half there is; its metric needs weights."""
+    flags = {"generator_recipe": "laptop", "generator_steps": 2, "samples_per_class": 2, "sample_steps": 1}
+    return GenerationFlags(**{**flags, "generation_metrics": "fid_2015", **others})
+
+
 def test_points_are_the_product_of_the_axes():
     asked = config("clips", "/out", positions=("rope3d", "none"), seeds=(0, 3), seed=4)
     trainings = dict(asked.trainings())
@@ -102,11 +106,41 @@ def test_points_are_the_product_of_the_axes():
         ({"variants": ("N-Q/8",)}, "variant: got 'N-Q/8'"),
         ({"concurrency": 0}, "--concurrency: got 0"),
         ({"max_steps": 0}, "--max-steps: got 0"),
+        (
+            {"generation": GenerationFlags(generator_recipe="paper_sweep"), "bottlenecks": ("kl", "tanh")},
+            "paper_sweep learns draws from posteriors, and those of --bottlenecks tanh have no variance",
+        ),
     ],
 )
 def test_flags_that_make_no_study_are_refused(others, message):
     with pytest.raises(ValueError, match=message):
         config("clips", "out", **others)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"generator_recipe": "tabletop"}, "--generator-recipe: got 'tabletop', expected one of paper_image_256, "),
+        ({"generator_steps": -1}, "--generator-steps: got -1"),
+        ({"samples_per_class": 1}, "--samples-per-class: got 1, expected at least 2"),
+        ({"sample_steps": 0}, "--sample-steps: got 0"),
+    ],
+)
+def test_flags_that_make_no_generator_are_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        generation(**flags)
+
+
+def test_generators_learn_one_store():
+    asked = config("clips", "out", generation=generation())
+    with pytest.raises(ValueError, match="--generator-recipe: got 2 stores of --shards, expected one"):
+        replace(asked, shards=("clips", "others"))
+
+
+def test_generators_learn_clips_as_they_are_stored():
+    whole = store("1x16", **{"grid=1x2x2": 5})
+    with pytest.raises(ValueError, match=r"those of /clips are \[\(1, 32, 32\)\].*, a step's \(1, 16, 16\)"):
+        check_scores(generation(), [whole], (1, 16, 16))
 
 
 def test_a_study_needs_held_out_clips():
@@ -138,6 +172,17 @@ def test_stores_that_do_not_fit_are_refused_before_any_work(clips, tmp_path):
     asked = config(clips, tmp_path / "study")
     with pytest.raises(ValueError, match=r"training sees \[\(1, 16, 16\)\].* holds \[\(1, 32, 32\)\]"):
         study(StudyConfig(shards=asked.shards, output=asked.output, watch=asked.watch, data=cropped, loss=asked.loss))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.cluster
+def test_what_could_not_be_scored_is_refused_before_any_work(clips, tmp_path, monkeypatch):
+    asked = config(clips, tmp_path / "study", generation=generation(generation_metrics="fvd"))
+    with pytest.raises(ValueError, match=r"fvd needs clips of at least \d+ frames, got clips of 1x32x32"):
+        study(asked)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    with pytest.raises(MissingWeightsError, match="weights inception_2015: not in"):
+        study(replace(asked, generation=generation()))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -174,6 +219,49 @@ def test_a_failed_point_loses_no_other_and_nothing_is_trained_twice(clips, diges
     assert (fewer.trained, fewer.points, fewer.fits) == (0, whole.points[1:], {})
     with pytest.raises(RunRefusedError, match="validation_clips: 256, now 2"):
         study(config(clips, tmp_path, validation_clips=2))
+
+
+@pytest.mark.cluster
+def test_generators_are_trained_on_points_that_are_there_and_none_twice(clips, digests, tmp_path):
+    try:
+        find_weights("inception_2015")
+    except MissingWeightsError as error:
+        pytest.skip(str(error))
+    first = study(config(clips, tmp_path, variants=("N-N/16",)))
+    tokenizer = digests(tmp_path / "points" / first.points[0].name / "tokenizer")
+
+    asked = config(clips, tmp_path, generation=generation())
+    whole = study(asked)
+    assert whole.trained == 2
+    (known,) = first.points
+    fine, coarse = whole.points
+    assert digests(tmp_path / "points" / coarse.name / "tokenizer") == tokenizer
+    assert {name: coarse.metrics[name] for name in known.metrics} == known.metrics
+    for point in whole.points:
+        folder = tmp_path / "points" / point.name
+        t, h, w = map(int, point.grid.split("x"))
+        assert LatentStore(str(folder / "latents")).buckets == {(t, h, w): 4}
+        scores = json.loads((folder / "samples" / "scores.json").read_bytes())["scores"]
+        assert scores == {"fid_2015": point.metrics["generation/fid_2015"]}
+        assert scores["fid_2015"] > 10
+    document = json.loads((tmp_path / "study.json").read_bytes())
+    assert [point["metrics"]["generation/fid_2015"] for point in document["points"]] == [
+        point.metrics["generation/fid_2015"] for point in (fine, coarse)
+    ]
+    assert document["protocol"]["generation"]["recipe"]["max_steps"] == 2
+    assert "gFID (2015)" in (tmp_path / "study.html").read_text(encoding="utf-8")
+
+    before = digests(tmp_path)
+    assert study(asked).trained == 0
+    assert digests(tmp_path) == before
+    # A kill before the last of its files: what is there is kept, what is missing is made again.
+    (tmp_path / "points" / fine.name / "samples" / "scores.json").unlink()
+    assert study(asked).trained == 1
+    assert {name: digest for name, digest in digests(tmp_path).items() if "/runs/" not in name} == {
+        name: digest for name, digest in before.items() if "/runs/" not in name
+    }
+    with pytest.raises(RunRefusedError, match="sample_steps: 1, now 2"):
+        study(config(clips, tmp_path, generation=generation(sample_steps=2)))
 
 
 @pytest.mark.cluster

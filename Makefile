@@ -16,7 +16,7 @@ demo: install
 	$(BIN)/vitok demo
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --durations 40
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness import Row, main
 
-from jobs.demo_media import collect_media
+from jobs.media import collect_media
 from jobs.run_demo import NUM_FRAMES, RESOLUTION, SHARD_SIZE, TUBELET
 
 STEPS = 50

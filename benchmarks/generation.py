@@ -42,13 +42,14 @@ from pipeline.training.generator import train_generator
 from pipeline.training.generator_recipes import laptop
 from pipeline.training.tokenizer import train
 from schemas.metadata import CLIP_STORE_FORMAT
-from vitok.metrics.generation import GenerationScores
+from vitok.metrics.features import frame_features
+from vitok.metrics.frechet import FeatureMoments, frechet_distance
 from vitok.model.checkpoint import load_checkpoint
+from vitok.networks.inception import InceptionV3
 from vitok.pixels import from_uint8, to_uint8
 
 SCALED, SIDE, PATCH, CHANNELS = 96, 64, 8, 8
 HELD_OUT_EVERY = 5
-METRIC = "fid_2015"
 GUIDANCE, SOLVER_STEPS = 2.0, 25
 
 
@@ -79,37 +80,36 @@ def main() -> None:
             watch=replace(recipe.watch, sample_every=every, samples=18, keep_generators=True),
         )
     )
-    held_out = open_clips(clips["held-out"])
+    held_out = moments_of(clips_of(open_clips(clips["held-out"])))
     num_scored = 3 * arguments.per_class
+    crops = first_clips(open_clips(clips["train"]), num_scored)
     quality = {
-        "training crops": gfid_of(first_clips(open_clips(clips["train"]), num_scored), held_out),
-        "the same, reconstructed": gfid_of(
-            reconstructed(tokenizer, first_clips(open_clips(clips["train"]), num_scored)), held_out
-        ),
+        "training crops": frechet_distance(moments_of(crops), held_out),
+        "the same, reconstructed": frechet_distance(moments_of(reconstructed(tokenizer, crops)), held_out),
     }
     curve = {}
     for step in range(every, arguments.steps + 1, every):
-        drawn = sample(
+        output = work / "samples" / f"step-{step:08d}"
+        sample(
             SampleConfig(
                 generator=str(work / "generator" / "generators" / f"step-{step:08d}"),
                 tokenizer=tokenizer,
-                output=str(work / "samples" / f"step-{step:08d}"),
+                output=str(output),
                 per_class=arguments.per_class,
                 guidance=GUIDANCE,
                 steps=SOLVER_STEPS,
-                metrics=METRIC,
-                reference=str(clips["held-out"]),
                 codec="raw",
             )
         )
-        curve[step] = drawn.scores[METRIC]
+        curve[step] = frechet_distance(moments_of(clips_of(open_clips(output))), held_out)
         sys.stdout.write(f"step {step}: gFID {curve[step]:.1f}\n")
     losses = [point for point in read_curve(Folder(str(work / "generator"))) if "generator/total" in point.values]
     document = {
         "command": f"python benchmarks/generation.py --images FOLDER --work FOLDER --crops {arguments.crops} "
-        f"--tokenizer-steps {arguments.tokenizer_steps} --steps {arguments.steps} --per-class {arguments.per_class}",
+        f"--tokenizer-steps {arguments.tokenizer_steps} --steps {arguments.steps} --points {arguments.points} "
+        f"--per-class {arguments.per_class}",
         "machine": machine(),
-        "metric": f"{METRIC} of {num_scored} clips against {sum(row.stored for row in held_out.rows)} held-out ones",
+        "metric": f"FID, 2015 Inception, of {num_scored} clips against {held_out.count} held-out ones",
         "others": quality,
         "gfid_by_step": curve,
         "loss_by_step": {point.step: point.values["generator/total"] for point in losses},
@@ -201,18 +201,13 @@ def reconstructed(tokenizer: str, clips: torch.Tensor) -> torch.Tensor:
     return to_uint8(torch.cat([model(from_uint8(part), sample=False).pixels for part in torch.split(clips, 64)]))
 
 
-def gfid_of(clips: torch.Tensor, reference: Store) -> float:
-    """FID of clips against those of a store."""
-    scores = GenerationScores((METRIC,), device=torch.device("cpu"))
-    for part in torch.split(clips, 32):
-        scores.add(part.numpy(), generated=True)
-    for part in torch.split(clips_of(reference), 32):
-        scores.add(part.numpy(), generated=False)
-    return scores.values()[METRIC]
+def moments_of(clips: torch.Tensor) -> FeatureMoments:
+    """What FID compares of clips, by the 2015 Inception."""
+    return FeatureMoments.of(frame_features(InceptionV3.load("2015"), clips).numpy())
 
 
 def draw(results: Path, work: Path, curve: dict[int, float], others: dict[str, float]) -> None:
-    """The curve, and eight samples of each class at each of its points, a row each."""
+    """The curve, and six samples of each class at each of its points, a row each."""
     ends = (float(min(curve)), float(max(curve)))
     levels = [Series(name=name, x=ends, y=(value, value)) for name, value in others.items()]
     found = Series(name="samples", x=tuple(map(float, curve)), y=tuple(curve.values()))

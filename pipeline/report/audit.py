@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from pipeline.report.audit_data import AuditData, AuditExample, Candidate, Estimate, Slice
+from pipeline.report.audit_data import AuditData, AuditExample, Candidate, Estimate, Skipped, Slice
 from pipeline.report.charts import COLOURS, Chart, Mark
 from pipeline.report.latents import latent_view
 from pipeline.report.notation import fixed, metric_style, metric_text, size_text
@@ -38,7 +38,7 @@ def write_audit_page(output: Folder, path: str, data: AuditData) -> None:
         "clips": data.clips,
         "summary": summary_table(data),
         "intervals": data.intervals,
-        "skipped": [(metric_style(item.metric).label, item.candidate, item.reason) for item in data.skipped],
+        "skipped": _skipped(data.skipped),
         "charts": [*_against_bytes(data, colours), *_distributions(data, colours)],
         "candidates": list(dict.fromkeys(example.candidate for example in data.examples)),
         "orders": _orders(data.metrics, data.examples),
@@ -52,6 +52,14 @@ def write_audit_page(output: Folder, path: str, data: AuditData) -> None:
         "record": canonical_json(data.record).decode(),
     }
     write_page(output, path, template="audit.html.j2", title="Reconstruction audit", films=films, content=content)
+
+
+def _skipped(skipped: Sequence[Skipped]) -> list[tuple[str, str, str]]:
+    """Metric, candidates and reason, a line for what one reason keeps from several."""
+    candidates: dict[tuple[str, str], list[str]] = {}
+    for item in skipped:
+        candidates.setdefault((metric_style(item.metric).label, item.reason), []).append(item.candidate)
+    return [(label, ", ".join(filter(None, names)), reason) for (label, reason), names in candidates.items()]
 
 
 def _colours(candidates: Sequence[Candidate]) -> dict[str, int]:

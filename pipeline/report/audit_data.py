@@ -112,7 +112,7 @@ class AuditExample:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Skipped:
-    """A metric that was asked for and not measured."""
+    """A metric that was asked for and not measured, or not of all clips."""
 
     metric: str
     candidate: str = ""

@@ -21,7 +21,7 @@ _LOSS_TERMS = ("total", "pixel", "kl", "lpips", "gan", "noise", "bound", "veloci
 _HELD_OUT = "validation/"
 _PICTURED: Mapping[str, str] = {
     "tokenizer": "Held-out clips: originals above, their reconstructions below.",
-    "generator": "Samples, a class a row.",
+    "generator": "Samples, class after class: at each step of the same noise.",
 }
 """What the pictures of a training show, by player."""
 _LABELS: Mapping[str, str] = {"psnr": "PSNR [dB]", "ssim": "SSIM", "lpips": "LPIPS"}

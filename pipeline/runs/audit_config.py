@@ -17,7 +17,7 @@ from schemas.metadata import CLIP_STORE_FORMAT, FORMAT_VERSION
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_METRICS = "psnr,ssim"
+DEFAULT_METRICS = ("psnr", "ssim")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,8 +32,8 @@ class AuditConfig(ClipRunConfig):
     """Reference lines: jpeg and webp at each of the qualities, bicubic at as many numbers as the latents have."""
     codec_qualities: tuple[int, ...] = (10, 25, 50, 75, 90)
     """Of jpeg and webp, 1 to 100."""
-    metrics: str = DEFAULT_METRICS
-    """Names of metrics, with commas between: psnr, ssim, lpips, fid_2015, fid_torchvision, inception_score_2015,
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    """What is measured: psnr, ssim, lpips, fid_2015, fid_torchvision, inception_score_2015,
     inception_score_torchvision, fvd."""
     protocol: Literal["", "imagenet-256", "imagenet-512", "coco-256", "ucf101-16x128"] = ""
     """An evaluation of the paper: fixes the metrics, and refuses clips that were prepared otherwise."""
@@ -63,7 +63,8 @@ class AuditConfig(ClipRunConfig):
                 raise ValueError(f"--{name.replace('_', '-')}: got {getattr(self, name)}, expected 0 or more")
         if self.protocol and self.metrics != DEFAULT_METRICS:
             raise ValueError(
-                f"--metrics: got {self.metrics}, and --protocol {self.protocol} fixes them: leave one of the two out"
+                f"--metrics: got {' '.join(self.metrics)}, and --protocol {self.protocol} fixes them: leave one of the "
+                "two out"
             )
 
 
@@ -104,10 +105,9 @@ def open_audit(config: AuditConfig) -> OpenAudit:
         ValueError: A flag cannot be used, or the clips do not fit the protocol or a tokenizer.
         FileNotFoundError: There is no tokenizer, or no weights for a metric.
     """
-    from vitok.metrics.registry import FEATURES, METRICS, parse_metrics
+    from vitok.metrics.registry import FEATURES, METRICS, check_metrics
 
-    names = ",".join(NAMED_PROTOCOLS[config.protocol].metrics) if config.protocol else config.metrics
-    metrics = parse_metrics(names, METRICS)
+    metrics = check_metrics(NAMED_PROTOCOLS[config.protocol].metrics if config.protocol else config.metrics, METRICS)
     gate = [parse_condition(text, metrics) for text in config.fail_if]
     measured = measured_by(metrics)
     source = open_store(Folder(config.shards), format_name=CLIP_STORE_FORMAT)

@@ -57,9 +57,9 @@ class SampleConfig(NetworkRunConfig):
     """Sample n has the noise of (seed, n)."""
     codec: CodecName = "png"
     """How pixels are stored."""
-    metrics: str = ""
-    """Scores, with commas between: fid_torchvision (the paper's gFID), inception_score_torchvision, fid_2015,
-    inception_score_2015, fvd; empty: none."""
+    metrics: tuple[str, ...] = ()
+    """Scores: fid_torchvision (the paper's gFID), inception_score_torchvision, fid_2015, inception_score_2015, fvd;
+    empty: none."""
     reference: str = ""
     """Clip store of real clips that fid and fvd compare with."""
     shard_size: int = 256

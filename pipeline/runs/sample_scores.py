@@ -1,6 +1,6 @@
 """Scores of generated clips against real ones: found to fit before any work, taken from finished clip stores."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, cast
@@ -65,11 +65,11 @@ class Scoring:
         }
 
 
-def open_scoring(metrics: str, reference: str, *, samples: "ClipShape") -> Scoring:
+def open_scoring(metrics: Sequence[str], reference: str, *, samples: "ClipShape") -> Scoring:
     """Open what scores need.
 
     Args:
-        metrics: Names with commas between; empty: none.
+        metrics: Names; empty: nothing is scored.
         reference: Clip store of real clips: path or URL.
         samples: Shape of the clips that are to be scored.
 
@@ -79,9 +79,9 @@ def open_scoring(metrics: str, reference: str, *, samples: "ClipShape") -> Scori
         MissingWeightsError: The weights of a metric are not there.
     """
     from vitok.metrics.generation import GENERATION_METRICS
-    from vitok.metrics.registry import METRICS, Kind, parse_metrics
+    from vitok.metrics.registry import METRICS, Kind, check_metrics
 
-    names = parse_metrics(metrics, GENERATION_METRICS) if metrics else ()
+    names = check_metrics(metrics, GENERATION_METRICS) if metrics else ()
     measured = measured_by(names)
     compares = [name for name in names if METRICS[name].kind is Kind.FRECHET]
     if compares and not reference:

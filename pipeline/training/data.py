@@ -211,18 +211,18 @@ def _blocks(
 ) -> Iterator[Mapping[str, NDArray[np.generic]]]:
     """Blocks of an endless sequence of units, read by Ray Data tasks ahead of their use.
 
-    A stream is begun over about `num_clips` at first, which is what the training is expected to take, so that nothing
-    is read in vain behind a short one's back.
+    A stream is of about `num_clips`, the next one too: what a training is expected to take, so that nothing is read in
+    vain behind a short one's back, and little where it takes somewhat more.
     """
     while True:
         held: list[Unit] = []
-        while num_clips > 0 or not held:
+        left = num_clips
+        while left > 0 or not held:
             held.append(next(units))
-            num_clips -= held[-1].num_clips - held[-1].skip
+            left -= held[-1].num_clips - held[-1].skip
         yield from _dataset(held, reading, num_streams=num_streams).iter_batches(
             batch_size=None, batch_format="numpy", prefetch_batches=2
         )
-        num_clips = _CLIPS_PER_STREAM
 
 
 def _dataset(units: Sequence[Unit], reading: tuple[Folder, int, DataFlags], *, num_streams: int) -> "ray.data.Dataset":

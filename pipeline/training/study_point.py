@@ -46,8 +46,8 @@ class GenerationFlags:
     """Steps of the solver."""
     guidance: float = 1.5
     """Scale of classifier-free guidance; 1: none. The paper's figure has 1.5 and 3."""
-    generation_metrics: str = "fid_torchvision"
-    """Scores against the clips of --validation, with commas between: those of `vitok sample`."""
+    generation_metrics: tuple[str, ...] = ("fid_torchvision",)
+    """Scores against the clips of --validation: those of `vitok sample`."""
 
     def __post_init__(self) -> None:
         if self.generator_recipe and self.generator_recipe not in GENERATOR_RECIPES:
@@ -71,7 +71,7 @@ class GenerationFlags:
             "samples_per_class": self.samples_per_class,
             "sample_steps": self.sample_steps,
             "guidance": self.guidance,
-            "metrics": self.generation_metrics,
+            "metrics": list(self.generation_metrics),
         }
 
 
@@ -83,7 +83,7 @@ def check_scores(generation: GenerationFlags, stores: Sequence[Store], shape: tu
         MissingWeightsError: The weights of a metric are not there.
     """
     from vitok.metrics.generation import GENERATION_METRICS
-    from vitok.metrics.registry import METRICS, parse_metrics
+    from vitok.metrics.registry import METRICS, check_metrics
     from vitok.networks.weights import find_weights
 
     for store in stores:
@@ -94,7 +94,7 @@ def check_scores(generation: GenerationFlags, stores: Sequence[Store], shape: tu
                 "--resolution out"
             )
     frames, height, width = shape
-    for name in parse_metrics(generation.generation_metrics, GENERATION_METRICS):
+    for name in check_metrics(generation.generation_metrics, GENERATION_METRICS):
         reason = METRICS[name].unfit(num_frames=frames, height=height, width=width)
         if reason is not None:
             raise ValueError(f"--generation-metrics: {name} {reason}, got clips of {frames}x{height}x{width}")

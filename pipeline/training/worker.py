@@ -1,5 +1,6 @@
 """One training worker: networks, data and validation made from the config, then the loop. Runs under Ray Train."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -12,7 +13,7 @@ from pipeline.runs.clips import clip_shapes
 from pipeline.store.files import Folder
 from pipeline.store.index import Store
 from pipeline.store.moments import ChannelMoments
-from pipeline.training.config import TrainConfig
+from pipeline.training.config import DataFlags, TrainConfig
 from pipeline.training.data import Batches, streams_of
 from pipeline.training.loop import LoopSettings, resume, run_loop
 from pipeline.training.objective import Objective
@@ -68,7 +69,7 @@ def train_worker(task: WorkerTask) -> None:
         rank=parallel.rank,
         world_size=parallel.world_size,
         step=progressed.step,
-        num_steps=config.optimizer.max_steps - progressed.step,
+        num_steps=config.optimizer.max_steps - progressed.step + statistics_steps(config.data),
         used=cast(Mapping[str, int], progressed.used),
     )
     validator = None
@@ -149,6 +150,11 @@ def build_objective(
     return AdversarialObjective(tokenizer, discriminator, settings, lpips)
 
 
+def statistics_steps(data: DataFlags) -> int:
+    """Batches over which the latent's statistics are taken once the last step is done."""
+    return math.ceil(_STATISTICS_CLIPS / data.batch_size)
+
+
 @torch.no_grad()  # inference mode would make weights of several workers whole that nothing may touch later
 def save_tokenizer(task: WorkerTask, tokenizer: Player, batches: Batches, parallel: Parallel) -> None:
     """Write the weights that are kept, with the latent's statistics over the training clips that would come next."""
@@ -157,7 +163,7 @@ def save_tokenizer(task: WorkerTask, tokenizer: Player, batches: Batches, parall
     model.load_state_dict(kept)
     model = model.to(parallel.device)
     moments = ChannelMoments.empty(task.autoencoder.latent_channels)
-    for _ in range(-(-_STATISTICS_CLIPS // task.config.data.batch_size)):
+    for _ in range(statistics_steps(task.config.data)):
         for part in torch.split(next(batches).pixels, 16):
             mean = model.encode(from_uint8(part.to(parallel.device))).mean
             moments = moments.merge(ChannelMoments.of(mean.cpu().numpy()))

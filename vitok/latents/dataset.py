@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -88,10 +89,12 @@ class LatentDataset(IterableDataset[DatasetBatch]):
         """What is left of the epoch; an iteration goes on where the last one stopped, and then with the next epoch."""
         worker = get_worker_info()
         batches = self.part(*((worker.id, worker.num_workers) if worker else (0, 1)))
-        for batch, progress in ahead(batches, depth=_READY):
-            self._progress = progress
-            if batch is not None:
-                yield batch
+        # Not a loop with a name for the batch: it would hold its memory while the next is waited for.
+        yield from filter(_is_batch, map(self._passed, ahead(batches, depth=_READY)))
+
+    def _passed(self, item: tuple[DatasetBatch | None, Progress]) -> DatasetBatch | None:
+        batch, self._progress = item
+        return batch
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch, unless it is the current one.
@@ -253,6 +256,10 @@ def process_group(rank: int | None, world_size: int | None) -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1
+
+
+def _is_batch(batch: DatasetBatch | None) -> TypeGuard[DatasetBatch]:
+    return batch is not None
 
 
 def _made(source: DatasetSource) -> tuple[object, str, int]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vitok.latents.blocks import Block, BlockReader
+from vitok.latents.buffers import Buffers
 from vitok.latents.form import FLIP_SUFFIX, BatchForm
 from vitok.latents.plan import Plan, Stream
 from vitok.latents.shards import DTYPES
@@ -40,6 +41,7 @@ class Gatherer:
         self._dtype = DTYPES[streams[0].index.latent.dtype]
         self._channels = streams[0].index.latent.channels
         self._threads = threads
+        self._buffers = Buffers()
         self._blocks: dict[tuple[int, int, int], Future[Block]] = {}
 
     def prepare(self, plan: Plan) -> None:
@@ -58,7 +60,7 @@ class Gatherer:
         for key in [key for key in self._blocks if key[1] < plan.windows.get(key[0], 0)]:
             del self._blocks[key]
         form, shape = self._form, (len(plan.row), *plan.grid, self._channels)
-        moments = {name: torch.empty(shape, dtype=self._dtype) for name in form.moments}
+        moments = {name: self._buffers.empty(shape, self._dtype) for name in form.moments}
         cells = {name: values.view(torch.uint8).flatten(1).numpy() for name, values in moments.items()}
         columns: dict[str, list[object]] = {name: [] for name in form.columns}
         for run in plan.runs:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate, pairwise
+from itertools import accumulate, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -163,21 +163,19 @@ class Planner:
             order = np.argsort(2 * unit + flips, kind="stable")
             unit, block, inside = unit[order], block[order], inside[order]
             position, keys, flips = position[order], keys[order], flips[order]
-        edges = [0, *(np.flatnonzero(np.diff(2 * unit + flips)) + 1).tolist(), len(unit)] if len(unit) else [0]
-        runs = [
-            Run(
-                start=start,
-                stop=stop,
-                stream=number,
-                window=int(unit[start]) // len(blocks.shard),
-                block=int(block[start]),
-                flip=bool(flips[start]),
-            )
-            for start, stop in pairwise(edges)
-        ]
+        starts = np.flatnonzero(np.diff(2 * unit + flips, prepend=-1))
+        runs = map(
+            Run,
+            starts.tolist(),
+            [*starts[1:].tolist(), len(unit)],
+            repeat(number),
+            (unit[starts] // len(blocks.shard)).tolist(),
+            block[starts].tolist(),
+            flips[starts].tolist(),
+        )
         return Plan(
             grid=stream.grid,
-            runs=runs,
+            runs=list(runs),
             row=inside - blocks.first[block],
             position=position,
             source=source,

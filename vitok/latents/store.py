@@ -175,16 +175,20 @@ class LatentStore:
         latents = {name: torch.empty(shape, dtype=self.dtype) for name in self.latent_columns}
         cells = {name: values.view(torch.uint8).reshape(len(wanted), -1).numpy() for name, values in latents.items()}
         others = {name: np.empty(len(wanted), dtype=np.object_) for name in names}
-        parts = rows // BLOCK_ROWS
-        order = np.lexsort((parts, shards))
-        changes = np.flatnonzero(np.diff(shards[order]) | np.diff(parts[order])) + 1
-        for places in np.split(order, changes):
-            first, last = int(rows[places].min()), int(rows[places].max())
-            block = reader.block(int(shards[places[0]]), first, last + 1, whole=False)
+        # Rows of a block one after the other, ascending: each block is asked for once.
+        order = np.lexsort((rows, shards))
+        shards, rows = shards[order], rows[order]
+        starts = np.flatnonzero(np.diff(shards, prepend=-1) | np.diff(rows // BLOCK_ROWS, prepend=-1))
+        stops = np.append(starts[1:], len(rows))
+        inside = rows - np.repeat(rows[starts], stops - starts)
+        spans = (starts, stops, shards[starts], rows[starts], rows[stops - 1] + 1)
+        for start, stop, shard, first, end in zip(*(values.tolist() for values in spans), strict=True):
+            block = reader.block(shard, first, end, whole=False)
+            places, chosen = order[start:stop], inside[start:stop]
             for name, out in cells.items():
-                out[places] = block.latents[name][rows[places] - first]
+                out[places] = block.latents[name][chosen]
             for name, values in others.items():
-                values[places] = block.columns[name][rows[places] - first]
+                values[places] = block.columns[name][chosen]
         return LatentBatch(latents=latents, columns={name: values.tolist() for name, values in others.items()})
 
     def batches(self, batch_size: int) -> Iterator[LatentBatch]:

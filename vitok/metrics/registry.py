@@ -1,6 +1,6 @@
 """Metrics by name: what each is measured on, which weights it needs, how its values become one number."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -137,19 +137,18 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 """Every metric. Of reconstructions against their originals, the literature calls FID and FVD rFID and rFVD."""
 
 
-def parse_metrics(text: str, known: Collection[str] = PIXEL_METRICS) -> tuple[str, ...]:
-    """Names of metrics from a comma-separated list, in its order.
+def check_metrics(names: Sequence[str], known: Collection[str] = PIXEL_METRICS) -> tuple[str, ...]:
+    """The names as they were given, known and each once.
 
-    >>> parse_metrics("psnr, ssim")
-    ('psnr', 'ssim')
-    >>> parse_metrics("fvd,psnr", METRICS)
+    >>> check_metrics(["fvd", "psnr"], METRICS)
     ('fvd', 'psnr')
 
     Raises:
-        ValueError: A name is not known, empty or given twice.
+        ValueError: There is none, or one is not known or given twice.
     """
-    names = tuple(name.strip() for name in text.split(","))
-    unknown = [name for name in names if name not in known]
-    if unknown or len(set(names)) != len(names):
-        raise ValueError(f"metrics: got {text!r}, expected different names out of {', '.join(known)}")
-    return names
+    if not names or not set(names) <= set(known) or len(set(names)) != len(names):
+        got = " ".join(names) or "none"
+        raise ValueError(
+            f"metrics: got {got}, expected different names, with spaces between, out of {', '.join(known)}"
+        )
+    return tuple(names)

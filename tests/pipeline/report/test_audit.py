@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.report.audit import write_audit_page
+from pipeline.report.audit_data import Skipped
 from pipeline.report.notation import fixed, metric_style, si_text, size_text
 from pipeline.store.files import Folder
 from tests.pipeline.report.pages import Page, audit, check_alone, crops, example
@@ -125,6 +126,13 @@ def test_settings_of_a_codec_are_one_line_over_bytes(page):
     assert "jpeg 30: 28.00 dB at 3 kB" in figure
     distribution = html[html.index("PSNR of clips") :].partition("</figure>")[0]
     assert distribution.count('class="area"') == 1  # of the codec at several settings there is none
+
+
+def test_what_one_reason_keeps_from_several_candidates_is_said_once(page):
+    skipped = [Skipped(metric="fvd", candidate=name, reason="300 of 374 clips are images") for name in ("ours", "jpeg")]
+    text = Page(page(audit(skipped=skipped))).text
+    assert "Not measured, or not of all clips" in text
+    assert text.count("rFVD of ours, jpeg: 300 of 374 clips are images") == 1
 
 
 def test_an_audit_that_measured_nothing_has_a_page_too(page):

@@ -210,7 +210,7 @@ def test_the_page_says_what_the_generators_were(tmp_path):
         "samples_per_class": 29,
         "sample_steps": 31,
         "guidance": 1.5,
-        "metrics": "fid_2015",
+        "metrics": ["fid_2015"],
     }
     html = written(tmp_path, generated(), generation=generation)
     text = check_alone(html).text

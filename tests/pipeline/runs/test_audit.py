@@ -156,7 +156,7 @@ def test_other_batches_change_no_digit_of_what_a_codec_gives(done, clips, tmp_pa
 def test_the_job_measures_what_one_process_measures_over_all(corpus, ray_here, tokenizer, tmp_path):
     photographs = sorted(path for path in corpus.iterdir() if path.name in ("chelsea.png", "coffee.png", "rocket.jpg"))
     store = prepared(photographs, tmp_path / "clips", shard_size=2)
-    names = "psnr,ssim,lpips,fid_2015"
+    names = ("psnr", "ssim", "lpips", "fid_2015")
     try:
         result = audited(store, tmp_path / "audit", tokenizer=(tokenizer,), metrics=names, shard_size=2, num_workers=2)
     except MissingWeightsError as error:
@@ -214,7 +214,7 @@ def test_a_candidate_may_come_later_and_another_audit_not(done, clips, tokenizer
     assert [found.summary.worked_clips for found in both.candidates] == [0, CLIPS]
     assert both.protocol_id == first.protocol_id
     with pytest.raises(RunRefusedError, match=r"metrics\.ssim: .* now absent"):
-        audited(clips, tmp_path, codec_qualities=(30,), metrics="psnr", **flags)
+        audited(clips, tmp_path, codec_qualities=(30,), metrics=("psnr",), **flags)
 
     alike = compare(str(done), str(tmp_path / "audit.json"))
     assert {(row.candidate, row.metric, row.change) for row in alike.rows} == {
@@ -246,7 +246,7 @@ def test_audits_of_other_clips_do_not_compare_and_say_why(done, clips, tmp_path,
     (tmp_path / "audit.json").write_text(json.dumps(other | {"protocol_id": "0" * 64}))
     with pytest.raises(ValueError, match="is not what was written"):
         compare(str(done), str(tmp_path))
-    audited(clips, tmp_path / "psnr", codecs=("jpeg",), codec_qualities=(30,), metrics="psnr")
+    audited(clips, tmp_path / "psnr", codecs=("jpeg",), codec_qualities=(30,), metrics=("psnr",))
     found = compare(str(done), str(tmp_path / "psnr"))
     assert found.rows == []
     (line,) = found.differences
@@ -264,13 +264,13 @@ def test_audits_of_other_clips_do_not_compare_and_say_why(done, clips, tmp_path,
         ({"tokenizer": ()}, "--tokenizer and --codecs: got neither"),
         ({"fail_if": ("psnr~2",)}, "--fail-if: got 'psnr~2'"),
         ({"fail_if": ("lpips>2",)}, "none of the metrics that are measured"),
-        ({"metrics": "vmaf"}, "metrics: got 'vmaf'"),
+        ({"metrics": ("vmaf",)}, "metrics: got vmaf,"),
         ({"slices": ("genre",)}, "--slices: got genre, expected some of bucket, source, key"),
         ({"tokenizer": (), "codecs": ("bicubic",)}, "--codecs bicubic: at as many floats"),
         ({"codecs": ("jpeg",), "codec_qualities": (0,)}, "--codec-qualities: got 0"),
         ({"codecs": ("jpeg", "jpeg")}, "--codecs: got jpeg jpeg"),
         ({"protocol": "coco-256"}, "weights inception_torchvision"),
-        ({"protocol": "coco-256", "metrics": "psnr"}, "--protocol coco-256 fixes them"),
+        ({"protocol": "coco-256", "metrics": ("psnr",)}, "--protocol coco-256 fixes them"),
         ({"tokenizer": "twice"}, "of which two are the same"),
         ({"latents": "no-such-store"}, "holds no store.json"),
     ],

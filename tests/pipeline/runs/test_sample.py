@@ -137,7 +137,7 @@ def test_the_same_bytes_with_any_number_of_workers_and_through_a_kill(asked, sta
         ({"classes": ("cow",)}, r"knows no \['cow'\], only \['cat', 'dog', 'owl'\]"),
         ({"grid": "1x8x8"}, "--grid: got 1x8x8, the generator was trained on 1x4x4, 2x4x4"),
         ({"solver": "ddim"}, "got ddim for a flow"),
-        ({"metrics": "psnr"}, "expected different names out of fid_2015"),
+        ({"metrics": ("psnr",)}, "expected different names, with spaces between, out of fid_2015"),
         ({"guidance": float("inf")}, "guidance: got inf"),
         ({"seed": -1}, "--seed: got -1"),
     ],
@@ -198,7 +198,7 @@ def test_a_metric_that_does_not_fit_the_clips_is_refused_before_work_begins(aske
         pytest.skip(str(error))
     real = str(tmp_path / "real")
     prepare(PrepareConfig(input=(str(corpus),), output=real, resolution=32, num_frames=1, tubelet="1x8"))
-    scored = replace(asked, metrics="fvd", reference=real)
+    scored = replace(asked, metrics=("fvd",), reference=real)
     with pytest.raises(ValueError, match="fvd needs clips of at least 9 frames, and the samples are clips of 1x32x32"):
         sample(scored)
     longer = edited(generator, tmp_path / "longer", grids=(Grid(frames=5, height=4, width=4),), num_frames=(10,))
@@ -222,7 +222,7 @@ def test_another_tokenizer_is_refused(asked, tmp_path):
 def test_a_metric_without_weights_says_which(asked, tmp_path, monkeypatch):
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     with pytest.raises(MissingWeightsError, match="weights inception_torchvision: not in"):
-        sample(replace(asked, metrics="fid_torchvision", reference="anything"))
+        sample(replace(asked, metrics=("fid_torchvision",), reference="anything"))
 
 
 def test_scores_compare_with_real_clips(asked, corpus, tmp_path):
@@ -231,14 +231,14 @@ def test_scores_compare_with_real_clips(asked, corpus, tmp_path):
     except MissingWeightsError as error:
         pytest.skip(str(error))
     with pytest.raises(ValueError, match="--reference: got none, and fid_2015 compares with real clips"):
-        sample(replace(asked, metrics="fid_2015"))
+        sample(replace(asked, metrics=("fid_2015",)))
     real = str(tmp_path / "real")
     prepare(PrepareConfig(input=(str(corpus),), output=real, resolution=32, num_frames=1, tubelet="1x8"))
-    result = sample(replace(asked, metrics="fid_2015", reference=real))
+    result = sample(replace(asked, metrics=("fid_2015",), reference=real))
     assert result.scores["fid_2015"] > 100
     document = json.loads((Path(asked.output) / "scores.json").read_text())
     assert document["scores"] == result.scores
     assert (document["samples"]["clips"], document["reference"]["clips"]) == (9, len(clips_of(real)))
     assert document["metrics"]["fid_2015"]["weights"]["inception_2015"]["sha256"]
     # Scored against themselves, the same clips are at no distance.
-    assert sample(replace(asked, metrics="fid_2015", reference=asked.output)).scores["fid_2015"] < 1e-3
+    assert sample(replace(asked, metrics=("fid_2015",), reference=asked.output)).scores["fid_2015"] < 1e-3

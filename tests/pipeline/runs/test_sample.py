@@ -28,7 +28,7 @@ from vitok.generator.config import DitConfig, GeneratorConfig
 from vitok.generator.dit import Dit
 from vitok.generator.sampler import SampleSettings, sample_latents
 from vitok.model.checkpoint import fingerprint, load_checkpoint
-from vitok.networks.weights import FOLDER_VARIABLE, MissingWeightsError, find_weights
+from vitok.networks.weights import FOLDER_VARIABLE, MissingWeightsError
 from vitok.pixels import to_uint8
 
 pytestmark = pytest.mark.cluster
@@ -191,11 +191,10 @@ def test_samples_stand_under_the_grid_of_their_clips(ray_here, generator, tmp_pa
     assert not verify(VerifyConfig(store=config.output)).problems
 
 
-def test_a_metric_that_does_not_fit_the_clips_is_refused_before_work_begins(asked, corpus, generator, tmp_path):
-    try:
-        find_weights("i3d_kinetics400")
-    except MissingWeightsError as error:
-        pytest.skip(str(error))
+def test_a_metric_that_does_not_fit_the_clips_is_refused_before_work_begins(
+    asked, corpus, generator, need_weights, tmp_path
+):
+    need_weights("i3d_kinetics400")
     real = str(tmp_path / "real")
     prepare(PrepareConfig(input=(str(corpus),), output=real, resolution=32, num_frames=1, tubelet="1x8"))
     scored = replace(asked, metrics=("fvd",), reference=real)
@@ -225,11 +224,8 @@ def test_a_metric_without_weights_says_which(asked, tmp_path, monkeypatch):
         sample(replace(asked, metrics=("fid_torchvision",), reference="anything"))
 
 
-def test_scores_compare_with_real_clips(asked, corpus, tmp_path):
-    try:
-        find_weights("inception_2015")
-    except MissingWeightsError as error:
-        pytest.skip(str(error))
+def test_scores_compare_with_real_clips(asked, corpus, need_weights, tmp_path):
+    need_weights("inception_2015")
     with pytest.raises(ValueError, match="--reference: got none, and fid_2015 compares with real clips"):
         sample(replace(asked, metrics=("fid_2015",)))
     real = str(tmp_path / "real")

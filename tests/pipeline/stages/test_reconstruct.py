@@ -146,7 +146,8 @@ def test_weights_that_are_not_finite_reject_every_clip_and_write_no_file(
     assert (row["stage"], row["reason"]) == ("reconstruct", "nonfinite_reconstruction")
 
 
-def test_clips_too_small_for_a_metric_have_no_column_of_it(audit, write_clips):
+def test_clips_too_small_for_a_metric_have_no_column_of_it(audit, write_clips, need_weights):
+    need_weights("i3d_kinetics400")
     _, _, rows = audit([write_clips("a", range(2))], 2, make=Originals, metrics=("psnr", "fvd"))
     assert "psnr" in rows[0]
     assert "fvd" not in rows[0]

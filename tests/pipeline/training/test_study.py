@@ -21,7 +21,7 @@ from pipeline.training.worker import _sides
 from vitok.config import AutoEncoderConfig
 from vitok.latents.store import LatentStore
 from vitok.model.count import count
-from vitok.networks.weights import FOLDER_VARIABLE, MissingWeightsError, find_weights
+from vitok.networks.weights import FOLDER_VARIABLE, MissingWeightsError
 
 
 def store(tubelet, **buckets):
@@ -222,11 +222,8 @@ def test_a_failed_point_loses_no_other_and_nothing_is_trained_twice(clips, diges
 
 
 @pytest.mark.cluster
-def test_generators_are_trained_on_points_that_are_there_and_none_twice(clips, digests, tmp_path):
-    try:
-        find_weights("inception_2015")
-    except MissingWeightsError as error:
-        pytest.skip(str(error))
+def test_generators_are_trained_on_points_that_are_there_and_none_twice(clips, digests, need_weights, tmp_path):
+    need_weights("inception_2015")
     first = study(config(clips, tmp_path, variants=("N-N/16",)))
     tokenizer = digests(tmp_path / "points" / first.points[0].name / "tokenizer")
 

@@ -7,7 +7,6 @@ from vitok.metrics.features import frame_features
 from vitok.metrics.frechet import FeatureMoments, frechet_distance
 from vitok.metrics.generation import GENERATION_METRICS, GenerationScores
 from vitok.networks.inception import InceptionV3
-from vitok.networks.weights import MissingWeightsError
 
 
 def clips(seed):
@@ -24,11 +23,9 @@ def test_pairs_are_no_business_of_theirs():
     }
 
 
-def test_any_batches_make_the_distance_of_all():
-    try:
-        scores = GenerationScores(("fid_2015",), device=torch.device("cpu"))
-    except MissingWeightsError as error:
-        pytest.skip(str(error))
+def test_any_batches_make_the_distance_of_all(need_weights):
+    need_weights("inception_2015")
+    scores = GenerationScores(("fid_2015",), device=torch.device("cpu"))
     real, made = clips(0), clips(1)
     for part in (real[:1], real[1:]):
         scores.add(part.numpy(), generated=False)

@@ -11,7 +11,6 @@ from vitok.metrics.pixel import psnr, ssim
 from vitok.metrics.registry import FEATURES, METRICS, Kind
 from vitok.networks.inception import InceptionV3
 from vitok.networks.lpips import Lpips
-from vitok.networks.weights import MissingWeightsError
 
 CPU = torch.device("cpu")
 
@@ -20,14 +19,16 @@ def clips(count, shape=(2, 32, 32, 3)):
     return np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
 
 
-def loaded(*metrics):
-    try:
+@pytest.fixture
+def loaded(need_weights):
+    def load(*metrics):
+        need_weights("vgg16", "lpips_vgg", "inception_2015")
         return Measures(metrics, device=CPU)
-    except MissingWeightsError as error:
-        pytest.skip(str(error))
+
+    return load
 
 
-def test_pairs_have_the_metrics_own_values():
+def test_pairs_have_the_metrics_own_values(loaded):
     original, reconstruction = clips(2)
     original.flags.writeable = False  # as clips out of a shard are
     measures = loaded("psnr", "ssim", "lpips")
@@ -40,7 +41,7 @@ def test_pairs_have_the_metrics_own_values():
     assert measures.pair(("psnr",), original, reconstruction) == {"psnr": found["psnr"]}
 
 
-def test_features_are_the_networks_of_each_frame():
+def test_features_are_the_networks_of_each_frame(loaded):
     (clip,) = clips(1)
     (found,) = loaded("fid_2015").features(["inception_2015"], [clip])["inception_2015"]
     assert found.shape == (2, FEATURES["inception_2015"].width)
@@ -55,7 +56,7 @@ class ThreeAtOnce(Measures):
         return 3
 
 
-def test_what_fills_a_pass_changes_nothing_of_a_clip():
+def test_what_fills_a_pass_changes_nothing_of_a_clip(loaded):
     measures = loaded("fid_2015")
     assert measures.clips_at_once(2) == 1
     (alone,) = measures.features(["inception_2015"], clips(1))["inception_2015"]

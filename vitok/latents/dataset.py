@@ -170,7 +170,8 @@ class LatentDataset(IterableDataset[DatasetBatch]):
 
     def part(self, worker: int, num_workers: int) -> Generator[tuple[DatasetBatch | None, Progress], None, None]:
         """One worker's batches of what is left and the progress after each; no batch where an epoch has ended."""
-        with ThreadPoolExecutor(max_workers=_OPENERS, thread_name_prefix="blocks") as threads:
+        threads = ThreadPoolExecutor(max_workers=_OPENERS, thread_name_prefix="blocks")
+        try:
             gatherer = Gatherer(
                 self._open_readers(),
                 self._streams,
@@ -199,6 +200,8 @@ class LatentDataset(IterableDataset[DatasetBatch]):
             while planned:
                 yield self._batch(gatherer, *planned.popleft())
             yield None, end
+        finally:
+            threads.shutdown(cancel_futures=True)  # who leaves early waits for no block that nobody reads
 
     def _batch(self, gatherer: Gatherer, step: _Step, plan: Plan) -> tuple[DatasetBatch, Progress]:
         latent, columns = gatherer.gather(plan)

@@ -12,7 +12,8 @@ case. Each carries the state after it, so that a run goes on exactly however far
 import os
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeGuard
@@ -170,15 +171,10 @@ class LatentDataset(IterableDataset[DatasetBatch]):
 
     def part(self, worker: int, num_workers: int) -> Generator[tuple[DatasetBatch | None, Progress], None, None]:
         """One worker's batches of what is left and the progress after each; no batch where an epoch has ended."""
-        threads = ThreadPoolExecutor(max_workers=_OPENERS, thread_name_prefix="blocks")
-        try:
-            gatherer = Gatherer(
-                self._open_readers(),
-                self._streams,
-                form=self.reading.form,
-                scale=self._scale,
-                threads=threads,
-            )
+        with (
+            ThreadPoolExecutor(max_workers=_OPENERS, thread_name_prefix="blocks") as threads,
+            closing(self._gatherer(threads)) as gatherer,
+        ):
             planner = Planner(
                 self._streams,
                 rank=self.reading.rank,
@@ -200,8 +196,9 @@ class LatentDataset(IterableDataset[DatasetBatch]):
             while planned:
                 yield self._batch(gatherer, *planned.popleft())
             yield None, end
-        finally:
-            threads.shutdown(cancel_futures=True)  # who leaves early waits for no block that nobody reads
+
+    def _gatherer(self, threads: Executor) -> Gatherer:
+        return Gatherer(self._open_readers(), self._streams, form=self.reading.form, scale=self._scale, threads=threads)
 
     def _batch(self, gatherer: Gatherer, step: _Step, plan: Plan) -> tuple[DatasetBatch, Progress]:
         latent, columns = gatherer.gather(plan)

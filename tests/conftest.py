@@ -56,7 +56,20 @@ def data_media() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def need_weights(data_media: Callable[[str], Path]) -> Callable[..., Path]:
     """The weights folder, once it holds the weights of these names; skips the test where they cannot be had."""
-    failures: list[str] = []
+    said: list[str] = []
+
+    def make(folder: Path) -> str:
+        """Get all weights, each file there at once; what the program said of its failure."""
+        with tempfile.TemporaryDirectory(dir=folder) as made:
+            command = [sys.executable, data_media("get_weights.py"), made]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+            for path in sorted(Path(made).iterdir()):
+                path.replace(folder / path.name)
+        return f"get_weights.py ended with {done.stderr[-300:]!r}" if done.returncode else ""
+
+    def find(names: tuple[str, ...]) -> None:
+        for name in names:
+            find_weights(name)
 
     def need(*names: str) -> Path:
         folder = weights_folder()
@@ -64,28 +77,15 @@ def need_weights(data_media: Callable[[str], Path]) -> Callable[..., Path]:
         with (folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # of several test processes one gets them, the others wait
             try:
-                for name in names:
-                    find_weights(name)
+                find(names)
             except MissingWeightsError as missing:
-                if os.environ.get(FOLDER_VARIABLE):
-                    pytest.skip(str(missing))
-                if not failures:
-                    failures.extend(get(folder))
-                if failures:
-                    pytest.skip(f"{missing} get_weights.py ended with {failures[0]!r}")
-                for name in names:
-                    find_weights(name)
+                if not said and not os.environ.get(FOLDER_VARIABLE):
+                    said.append(make(folder))
+                try:
+                    find(names)
+                except MissingWeightsError:
+                    pytest.skip(f"{missing} {' '.join(said)}")
         return folder
-
-    def get(folder: Path) -> Iterator[str]:
-        """Weights into a folder, each file all at once; what went wrong."""
-        with tempfile.TemporaryDirectory(dir=folder) as made:
-            command = [sys.executable, data_media("get_weights.py"), made]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-            if done.returncode:
-                yield done.stderr[-300:]
-            for path in sorted(Path(made).iterdir()):
-                path.replace(folder / path.name)
 
     return need
 

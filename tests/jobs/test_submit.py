@@ -19,6 +19,7 @@ pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).with_name("ray")
+NOT_YET = ("Failed to connect", "No available agent to submit job")
 
 
 def free_port():
@@ -56,9 +57,9 @@ def cluster(tmp_path):
 
 def submit(address, environment, *argv):
     command = [str(RAY), "job", "submit", "--address", address, "--working-dir", ".", "--", "python", *argv]
-    for _ in range(60):  # the dashboard takes a while to answer
+    for _ in range(60):  # the dashboard takes a while to answer, and the agent that starts jobs a while longer
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        if "Failed to connect" not in done.stdout + done.stderr:
+        if not any(text in done.stdout + done.stderr for text in NOT_YET):
             break
         time.sleep(1)
     return done
@@ -69,7 +70,7 @@ def test_jobs_run_submitted_with_the_token_and_full_paths(corpus, tokenizer, clu
     flags = ["--input", str(corpus / "coffee.png"), str(corpus / "bikes.mp4"), "--output", str(tmp_path / "clips")]
     flags += ["--resolution", "32", "--num-frames", "4", "--tubelet", "2x8", "--shard-size", "8"]
     done = submit(address, environment, "jobs/prepare_corpus.py", *flags)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "ray-start.log").read_text()
 
     flags = ["--shards", str(tmp_path / "clips"), "--tokenizer", tokenizer, "--output", str(tmp_path / "latents")]
     refused = submit(address, environment | {"RAY_AUTH_TOKEN": "f" * 64}, "jobs/encode_corpus.py", *flags)

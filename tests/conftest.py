@@ -63,9 +63,11 @@ def need_weights(data_media: Callable[[str], Path]) -> Callable[..., Path]:
         with tempfile.TemporaryDirectory(dir=folder) as made:
             command = [sys.executable, data_media("get_weights.py"), made]
             done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-            for path in sorted(Path(made).iterdir()):
+            if done.returncode:
+                return f"get_weights.py ended with {done.stderr[-300:]!r}"
+            for path in Path(made).iterdir():
                 path.replace(folder / path.name)
-        return f"get_weights.py ended with {done.stderr[-300:]!r}" if done.returncode else ""
+        return ""
 
     def find(names: tuple[str, ...]) -> None:
         for name in names:
